@@ -1,0 +1,39 @@
+//! Compiles `proto/` and its descriptor set, nothing else. No protoc is needed: protox is pure Rust.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+const PROTOS: [&str; 7] = [
+    "annals/v1/event.proto",
+    "annals/v1/command.proto",
+    "annals/v1/query.proto",
+    "annals/v1/subscription.proto",
+    "annals/v1/admin.proto",
+    "annals/v1/error.proto",
+    "annals/bench/v1/bench.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
+    // protox's own encoding: it keeps what prost-types would drop (comments and custom options).
+    fs::write(out.join("annals.binpb"), compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.file_descriptor_set();
+    debug_assert!(descriptors.encoded_len() > 0);
+
+    tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".")
+        // The messages that carry events out of the log are sent as they lie there: src/wire/block.rs.
+        .extern_path(".annals.v1.EventBatch", "crate::wire::block::EventBlock")
+        .extern_path(".annals.v1.ReadStreamResponse", "crate::wire::block::EventBlock")
+        .extern_path(".annals.v1.ReadAllResponse", "crate::wire::block::EventBlock")
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .codec_path("crate::wire::codec::Codec")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
