@@ -1,1 +1,198 @@
-//! server
+//! Builds core, services and wire, in that order, and serves them on the listener it is given.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    codec::CompressionEncoding,
+    server::NamedService,
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    config::Config,
+    core::{
+        clock::{Clock, SystemClock, Timestamp},
+        commit_log::memory::Memory,
+        log::LogWriter,
+        store::Store,
+    },
+    service::{
+        command::CommandService, query::QueryService, subscription::SubscriptionService,
+    },
+    wire::{
+        admin::Admin,
+        call::CallLayer,
+        command::Commands,
+        empty::Empty,
+        proto::{
+            self,
+            bench::empty_service_server::EmptyServiceServer,
+            v1::{
+                admin_service_server::AdminServiceServer,
+                command_service_server::CommandServiceServer,
+                query_service_server::QueryServiceServer,
+                subscription_service_server::SubscriptionServiceServer,
+            },
+        },
+        query::Queries,
+        subscription::Subscriptions,
+    },
+};
+
+/// A request is a commit and what is around it: conditions, names, protobuf's own.
+const REQUEST_OVERHEAD_BYTES: usize = 4 << 20;
+/// What a client may send on one call before we have read it, and on one connection.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Calls open at once on one connection.
+const CALLS_OF_A_CONNECTION_MAX: u32 = 4096;
+/// A connection is asked whether it is alive when it has been quiet for so long, and dropped if it does
+/// not answer: so half-open ones end.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the server could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The listener failed.
+    #[error("the server failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// Our own descriptors were refused.
+    #[error("reflection cannot describe the services")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves on `listener` until `stop` is cancelled, then stops as `shutdown` says.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = Arc::new(Store::new(
+        LogWriter::new(),
+        Box::new(Memory),
+        Arc::clone(&clock),
+        config.append_queue_max,
+    ));
+    tracing::warn!("memory mode: nothing survives this process");
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let routes = routes(&config, &store, &clock, &stop, health.clone()).await?;
+    let routes = routes.add_service(health_service);
+
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(CALLS_OF_A_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .layer(CallLayer)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, {
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                // "" is the server as a whole.
+                for service in SERVICES.iter().chain(&[""]) {
+                    health.set_service_status(*service, ServingStatus::NotServing).await;
+                }
+            }
+        });
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(config.shutdown_timeout).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = too_late => tracing::warn!("calls were still open at the deadline; they are dropped"),
+    }
+    tracing::info!(head = %store.history().log.watermark().get(), "stopped");
+    Ok(())
+}
+
+const SERVICES: [&str; 4] = [
+    CommandServiceServer::<Commands>::NAME,
+    QueryServiceServer::<Queries>::NAME,
+    SubscriptionServiceServer::<Subscriptions>::NAME,
+    AdminServiceServer::<Admin>::NAME,
+];
+
+async fn routes(
+    config: &Config,
+    store: &Arc<Store>,
+    clock: &Arc<dyn Clock>,
+    stop: &CancellationToken,
+    health: HealthReporter,
+) -> Result<Routes, ServerError> {
+    let limits = config.limits;
+    let history = store.history();
+    let subscriptions = SubscriptionService::new(
+        Arc::clone(history),
+        Arc::clone(clock),
+        config.subscriptions_max,
+        stop.clone(),
+    );
+    let commands = Commands::new(CommandService::new(Arc::clone(store)), limits, stop.clone());
+    let queries = Queries::new(QueryService::new(Arc::clone(history)), limits);
+    let admin = Admin {
+        store: Arc::clone(store),
+        subscriptions: subscriptions.clone(),
+        limits,
+        started_at: Timestamp::from_micros(clock.now_micros()),
+        started: Instant::now(),
+    };
+    let request_bytes_max = limits.commit_size_bytes_max + REQUEST_OVERHEAD_BYTES;
+
+    // Requests may be compressed. Answers are not: a compressor for each message costs a hundred times
+    // what the message does.
+    macro_rules! service {
+        ($server:expr) => {
+            $server
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd)
+                .max_decoding_message_size(request_bytes_max)
+                .max_encoding_message_size(usize::MAX)
+        };
+    }
+    let mut routes = Routes::default()
+        .add_service(service!(CommandServiceServer::new(commands)))
+        .add_service(service!(QueryServiceServer::new(queries)))
+        .add_service(service!(SubscriptionServiceServer::new(Subscriptions::new(
+            subscriptions,
+            limits
+        ))))
+        .add_service(service!(AdminServiceServer::new(admin)));
+    if config.bench_service {
+        routes = routes.add_service(service!(EmptyServiceServer::new(Empty)));
+    }
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    // grpcurl 1.8 and others ask for v1alpha only.
+    Ok(routes.add_service(reflection(config).build_v1()?).add_service(reflection(config).build_v1alpha()?))
+}
+
+/// What a reflection client may see: the services that are served, and every error's details.
+fn reflection(config: &Config) -> tonic_reflection::server::Builder<'static> {
+    let mut builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.health.v1.Health");
+    for service in SERVICES {
+        builder = builder.with_service_name(service);
+    }
+    if config.bench_service {
+        builder = builder.with_service_name(EmptyServiceServer::<Empty>::NAME);
+    }
+    builder
+}

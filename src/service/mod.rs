@@ -1,1 +1,6 @@
-//! service
+//! Use cases: what a call means, without a transport and without bytes on a disk.
+
+pub mod command;
+pub mod query;
+pub mod scan;
+pub mod subscription;

@@ -1,8 +1,20 @@
 //! The only code that knows gRPC. An RPC is: convert, call a service, convert.
 
+pub mod admin;
 pub mod block;
+pub mod call;
 pub mod codec;
+pub mod command;
+pub mod convert;
+pub mod empty;
+pub mod query;
 pub mod status;
+pub mod subscription;
+
+use std::pin::Pin;
+
+use tokio_stream::Stream;
+use tonic::Status;
 
 /// What build.rs makes of `proto/`, with lints off for it alone.
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used)]
@@ -17,4 +29,18 @@ pub mod proto {
     }
     /// Every file above and what it imports, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/annals.binpb"));
+}
+
+/// The messages of a streaming answer.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The answers that `next` gives, one by one, until it gives none. Each is made when the connection has
+/// room for it: that is all the back-pressure there is, and nothing is queued.
+fn answers<S, T, F>(state: S, next: impl FnMut(S) -> F + Send + 'static) -> Answers<T>
+where
+    S: Send + 'static,
+    T: 'static,
+    F: Future<Output = Option<(Result<T, Status>, S)>> + Send + 'static,
+{
+    Box::pin(futures_util::stream::unfold(state, next))
 }

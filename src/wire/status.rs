@@ -1,4 +1,190 @@
-//! Errors to gRPC statuses: the one place.
-pub fn undecodable(error: &prost::DecodeError) -> tonic::Status {
-    tonic::Status::invalid_argument(error.to_string())
+//! Errors to gRPC statuses: the one place. error.proto lists every reason.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use super::convert::InvalidRequest;
+use crate::{
+    core::append::AppendError,
+    service::{query::QueryError, subscription::SubscribeError},
+};
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "annals";
+/// Details travel in HTTP/2 headers, which clients limit, to 8 KiB some of them: so many violations are
+/// named, the rest is counted.
+const VIOLATIONS_MAX: usize = 16;
+/// And so much of a message is sent.
+const MESSAGE_BYTES_MAX: usize = 512;
+
+type Facts<const N: usize> = [(&'static str, String); N];
+
+fn status<const N: usize>(
+    code: Code,
+    reason: &str,
+    message: impl ToString,
+    facts: Facts<N>,
+) -> Status {
+    let facts = facts.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, facts.collect::<HashMap<_, _>>());
+    Status::with_error_details(code, short(message.to_string()), details)
+}
+
+fn short(mut text: String) -> String {
+    if text.len() > MESSAGE_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
+impl From<AppendError> for Status {
+    fn from(error: AppendError) -> Self {
+        use AppendError as E;
+        let text = error.to_string();
+        match error {
+            E::WrongExpectedVersion { stream, expected, actual } => status(
+                Code::FailedPrecondition,
+                "WRONG_EXPECTED_VERSION",
+                text,
+                [
+                    ("stream", stream.to_string()),
+                    ("expected", expected.to_string()),
+                    ("actual", actual.to_string()),
+                ],
+            ),
+            E::ConditionBroken { condition, after, positions } => {
+                let positions: Vec<_> = positions.iter().map(ToString::to_string).collect();
+                status(
+                    Code::FailedPrecondition,
+                    "CONDITION_BROKEN",
+                    text,
+                    [
+                        ("condition", condition.to_string()),
+                        ("after", after.to_string()),
+                        ("positions", positions.join(",")),
+                    ],
+                )
+            }
+            E::EventIdConflict { id, stream, position } => status(
+                Code::AlreadyExists,
+                "EVENT_ID_CONFLICT",
+                text,
+                [
+                    ("event_id", id.to_string()),
+                    ("stream", stream.to_string()),
+                    ("position", position.to_string()),
+                ],
+            ),
+            E::Overloaded => status(Code::ResourceExhausted, "OVERLOADED", text, []),
+            // Not UNAVAILABLE: clients repeat that one by themselves, as if nothing could have happened.
+            E::OutcomeUnknown(reason) => {
+                tracing::error!(%reason, "append failed");
+                status(Code::Unknown, "OUTCOME_UNKNOWN", text, [])
+            }
+        }
+    }
+}
+
+impl From<QueryError> for Status {
+    fn from(error: QueryError) -> Self {
+        use QueryError as E;
+        let text = error.to_string();
+        match error {
+            E::UnknownStream(stream) => {
+                status(Code::NotFound, "UNKNOWN_STREAM", text, [("stream", short(stream))])
+            }
+            E::UnknownId(id) => {
+                status(Code::NotFound, "UNKNOWN_EVENT", text, [("id", id.to_string())])
+            }
+            E::UnknownPosition { position, head } => status(
+                Code::NotFound,
+                "UNKNOWN_EVENT",
+                text,
+                [("position", position.to_string()), ("head", head.to_string())],
+            ),
+            E::MinPositionNotReached { min_position, head } => status(
+                Code::DeadlineExceeded,
+                "MIN_POSITION_NOT_REACHED",
+                text,
+                [("min_position", min_position.to_string()), ("head", head.to_string())],
+            ),
+        }
+    }
+}
+
+impl From<SubscribeError> for Status {
+    fn from(error: SubscribeError) -> Self {
+        use SubscribeError as E;
+        let text = error.to_string();
+        match error {
+            E::BeyondHead { after, head } => status(
+                Code::OutOfRange,
+                "POSITION_BEYOND_HEAD",
+                text,
+                [("after", after.to_string()), ("head", head.to_string())],
+            ),
+            E::TooMany { limit } => status(
+                Code::ResourceExhausted,
+                "TOO_MANY_SUBSCRIPTIONS",
+                text,
+                [("limit", limit.to_string())],
+            ),
+            E::ShuttingDown { resume_after } => status(
+                Code::Unavailable,
+                "SHUTTING_DOWN",
+                text,
+                [("resume_after", resume_after.to_string())],
+            ),
+        }
+    }
+}
+
+impl From<InvalidRequest> for Status {
+    fn from(error: InvalidRequest) -> Self {
+        let message = error.to_string();
+        let mut violations = error.violations;
+        let more = violations.len().saturating_sub(VIOLATIONS_MAX);
+        violations.truncate(VIOLATIONS_MAX);
+        let mut violations: Vec<_> = violations
+            .into_iter()
+            .map(|violation| FieldViolation::new(violation.field, violation.description))
+            .collect();
+        if more > 0 {
+            violations.push(FieldViolation::new("", format!("and {more} more")));
+        }
+        let mut details = ErrorDetails::with_bad_request(violations);
+        details.set_error_info("INVALID_REQUEST", DOMAIN, HashMap::new());
+        Status::with_error_details(Code::InvalidArgument, short(message), details)
+    }
+}
+
+/// The server stops and takes nothing more on this stream.
+pub fn shutting_down() -> Status {
+    status(Code::Unavailable, "SHUTTING_DOWN", "the server stops; connect again", [])
+}
+
+/// The call's deadline has passed.
+pub fn deadline_exceeded() -> Status {
+    status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the call's deadline has passed", [])
+}
+
+/// The bytes are not the message of this call. prost names the fields on the way to the fault:
+/// `…: AppendRequest.events: NewEvent.type: invalid string value: …`.
+pub fn undecodable(error: &prost::DecodeError) -> Status {
+    let text = error.to_string();
+    let text = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text);
+    let mut fields = Vec::new();
+    let mut rest = text;
+    while let Some((step, after)) = rest.split_once(": ")
+        && let Some((message, field)) = step.split_once('.')
+        && !message.contains(' ')
+    {
+        fields.push(field);
+        rest = after;
+    }
+    let field = if fields.is_empty() { "(message)".to_owned() } else { fields.join(".") };
+    InvalidRequest::one(field, rest).into()
 }

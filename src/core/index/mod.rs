@@ -1,0 +1,19 @@
+//! Finding events: which positions a stream, a category, a type or a tag has, and where an id is.
+//!
+//! Written by the sequencer before it moves the watermark, read by anyone without a lock. An index may
+//! be ahead of the watermark, so a reader takes the watermark first and passes over what is above it.
+
+pub mod ids;
+pub mod map;
+pub mod positions;
+
+/// The permit to write to an index. There is one in a store, the sequencer's: single-writer structures
+/// take it as `&mut`, so that two threads cannot write at once.
+pub struct SoleWriter(());
+
+impl SoleWriter {
+    /// The permit. Only the owner of a store's write side makes one.
+    pub(in crate::core) fn new() -> Self {
+        Self(())
+    }
+}

@@ -1,0 +1,175 @@
+//! A growing list of rising positions: one writer, many readers, no lock. The postings of a name.
+//!
+//! ```text
+//! blocks  [first 100 | 0 3 9 ..][first 5000 | 0 1 4 . .]    offsets of 32 bits from the block's first
+//!                               len = 3: the rest is not written yet
+//! ```
+//!
+//! A short list is one block that is copied into a larger one as it grows (a stream of a few events costs
+//! little); a long one gets further blocks and is never copied. 4 bytes a position, and what growth
+//! sets aside.
+
+use std::sync::Arc;
+
+use super::SoleWriter;
+use crate::core::{
+    position::Position,
+    sync::{AtomicU32, Ordering, Snapshot},
+};
+
+/// The first block has room for so many positions.
+const BLOCK_MIN: usize = 2;
+/// A block of more is not copied any more; another one is begun.
+const BLOCK_COPIED_MAX: usize = 512;
+/// No block has more: what an empty tail can waste is bounded.
+const BLOCK_MAX: usize = 16_384;
+
+struct Block {
+    first: u64,
+    /// How many positions are in the blocks before.
+    before: u64,
+    /// How many entries are written. Written by the sole writer.
+    len: AtomicU32,
+    /// Distances from `first`, rising. Written by the sole writer, each once.
+    offsets: Box<[AtomicU32]>,
+}
+
+impl Block {
+    fn new(first: u64, before: u64, capacity: usize) -> Self {
+        let offsets = (0..capacity).map(|_| AtomicU32::new(0)).collect();
+        // The first entry is 0 already.
+        Self { first, before, len: AtomicU32::new(1), offsets }
+    }
+
+    fn len(&self) -> usize {
+        // Acquire, pairs with the Release in `Block::push`: the entries below were written before.
+        self.len.load(Ordering::Acquire) as usize
+    }
+
+    fn get(&self, index: usize) -> u64 {
+        // Relaxed: `index` is below a `len` that was loaded with Acquire.
+        self.first + u64::from(self.offsets[index].load(Ordering::Relaxed))
+    }
+
+    /// Whether it was taken; not if the block is full or the position is too far from its first.
+    fn push(&self, position: u64, _: &mut SoleWriter) -> bool {
+        // Relaxed: nobody else writes it.
+        let len = self.len.load(Ordering::Relaxed);
+        let Ok(offset) = u32::try_from(position - self.first) else { return false };
+        let Some(entry) = self.offsets.get(len as usize) else { return false };
+        // Relaxed: published by the store below.
+        entry.store(offset, Ordering::Relaxed);
+        // Release, pairs with the Acquire in `Block::len`: whoever sees the length sees the entry.
+        self.len.store(len + 1, Ordering::Release);
+        true
+    }
+}
+
+/// The list. Never empty.
+pub struct PositionList(Snapshot<Vec<Arc<Block>>>);
+
+impl PositionList {
+    /// A list of one position.
+    pub fn new(first: Position) -> Self {
+        Self(Snapshot::new(Arc::new(vec![Arc::new(Block::new(first.get(), 0, BLOCK_MIN))])))
+    }
+
+    /// Adds `position`, which is above all that are in the list.
+    pub fn push(&self, position: Position, writer: &mut SoleWriter) {
+        let position = position.get();
+        if self.0.with(|blocks| blocks[blocks.len() - 1].push(position, writer)) {
+            return;
+        }
+        let mut blocks = Vec::clone(&self.0.load());
+        let last = &blocks[blocks.len() - 1];
+        let len = last.len();
+        let near = u32::try_from(position - last.first).is_ok();
+        if blocks.len() == 1 && len < BLOCK_COPIED_MAX && near {
+            let larger = Block::new(last.first, 0, len * 2);
+            for index in 1..len {
+                assert!(larger.push(last.get(index), writer), "twice the room is enough");
+            }
+            assert!(larger.push(position, writer), "twice the room is enough");
+            blocks[0] = Arc::new(larger);
+        } else {
+            let before = last.before + len as u64;
+            let room = usize::try_from(before / 2).unwrap_or(BLOCK_MAX);
+            let room = room.clamp(BLOCK_COPIED_MAX, BLOCK_MAX);
+            blocks.push(Arc::new(Block::new(position, before, room)));
+        }
+        // Stored after it is filled: a reader that loads it sees it whole.
+        self.0.store(Arc::new(blocks));
+    }
+
+    /// The positions as of now. Those that a watermark covers that was taken before are all in it.
+    pub fn view(&self) -> Positions {
+        Positions { blocks: self.0.load() }
+    }
+
+    /// Memory held, without the allocator's own.
+    pub fn allocated(&self) -> usize {
+        self.0.with(|blocks| {
+            let block = |block: &Arc<Block>| {
+                size_of::<Block>() + 24 + block.offsets.len() * size_of::<AtomicU32>()
+            };
+            size_of::<Self>() + 40 + blocks.iter().map(block).sum::<usize>()
+        })
+    }
+}
+
+/// A list's positions as of one moment, and perhaps some that were added since.
+#[derive(Clone)]
+pub struct Positions {
+    blocks: Arc<Vec<Arc<Block>>>,
+}
+
+impl Positions {
+    /// How many are at most `head`.
+    pub fn count(&self, head: Position) -> u64 {
+        // All but the newest few are below the head: look from the end, then bisect.
+        let Some(block) = self.block(head) else { return 0 };
+        block.before + Self::rank(block, head.get()) as u64
+    }
+
+    /// The `index`-th one, from 0.
+    pub fn get(&self, index: u64) -> Option<Position> {
+        let after = self.blocks.partition_point(|block| block.before <= index);
+        let block = &self.blocks[after - 1];
+        let inside = usize::try_from(index - block.before).ok()?;
+        (inside < block.len()).then(|| Position::new(block.get(inside)))
+    }
+
+    /// The first one.
+    pub fn first(&self) -> Position {
+        Position::new(self.blocks[0].first)
+    }
+
+    /// The first one that is at least `from`.
+    pub fn at_or_after(&self, from: Position) -> Option<Position> {
+        self.get(self.count(from.previous()))
+    }
+
+    /// The last one that is at most `from`.
+    pub fn at_or_before(&self, from: Position) -> Option<Position> {
+        self.count(from).checked_sub(1).and_then(|index| self.get(index))
+    }
+
+    /// The last block that begins at or before `position`.
+    fn block(&self, position: Position) -> Option<&Block> {
+        let after = self.blocks.partition_point(|block| block.first <= position.get());
+        after.checked_sub(1).map(|index| &*self.blocks[index])
+    }
+
+    /// How many entries of `block` are at most `position`.
+    fn rank(block: &Block, position: u64) -> usize {
+        let (mut low, mut high) = (0, block.len());
+        if high > 0 && block.get(high - 1) <= position {
+            return high;
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if block.get(middle) <= position { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+}

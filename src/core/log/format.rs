@@ -1,0 +1,389 @@
+//! The bytes of the log, version 1: an event, a seal, a segment's header. docs/format.md says every byte.
+//!
+//! They are the protobuf encoding of `annals.v1.Segment`, field by field, so a slice of a segment is a
+//! response as it lies. Fields are written in the order of their numbers, which is also prost's order:
+//! the golden test holds the two together. The core knows these bytes and no generated type.
+
+use uuid::Uuid;
+
+use crate::core::{
+    clock::Timestamp,
+    position::{Position, Version},
+};
+
+/// `ANNL`, read as a little-endian number.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"ANNL");
+/// This format.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// `Segment.events`: field 1, length-delimited.
+pub const EVENT_TAG: u8 = tag(1, LENGTH);
+/// `Segment.commits`: field 2, length-delimited.
+pub const SEAL_TAG: u8 = tag(2, LENGTH);
+/// `Segment.header`: field 3, length-delimited.
+const HEADER_TAG: u8 = tag(3, LENGTH);
+
+/// What the sequencer adds to an event's prepared fields, at most: tag and length, id, position,
+/// version, two moments.
+pub const STAMP_SIZE_BYTES_MAX: usize = 6 + 38 + 11 + 11 + 2 * (2 + 11 + 6);
+/// A seal, at most.
+pub const SEAL_SIZE_BYTES_MAX: usize = 2 + 5 + 6;
+/// A segment's header, at most.
+pub const HEADER_SIZE_BYTES_MAX: usize = 2 + 5 + 2 + 11;
+
+/// Where in a record's message the text of its id begins: the id is the first field.
+const ID_OFFSET: usize = 2;
+/// The length of a UUID in its canonical form.
+const ID_LENGTH: usize = 36;
+
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const LENGTH: u8 = 2;
+const FIXED32: u8 = 5;
+
+const fn tag(field: u8, wire_type: u8) -> u8 {
+    field << 3 | wire_type
+}
+
+/// Appends `value` as a base-128 varint.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+/// How many bytes [`put_varint`] writes: 1 to 10.
+pub fn varint_size(value: u64) -> usize {
+    ((64 - (value | 1).leading_zeros()) as usize).div_ceil(7)
+}
+
+/// The varint at the start of `bytes`, and how many bytes it takes.
+fn read_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
+    let mut value = 0u64;
+    for (index, byte) in bytes.iter().take(10).enumerate() {
+        let low = u64::from(byte & 0x7f);
+        if index == 9 && low > 1 {
+            return Err(FormatError::Varint);
+        }
+        value |= low << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok((value, index + 1));
+        }
+    }
+    Err(FormatError::Varint)
+}
+
+fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+    out.push(tag(field, LENGTH));
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_timestamp(out: &mut Vec<u8>, field: u8, moment: Timestamp) {
+    let seconds = moment.seconds().cast_unsigned();
+    let nanos = u64::from(moment.nanos());
+    out.push(tag(field, LENGTH));
+    let size = timestamp_size(moment);
+    out.push(u8::try_from(size).expect("at most 17"));
+    if seconds != 0 {
+        out.push(tag(1, VARINT));
+        put_varint(out, seconds);
+    }
+    if nanos != 0 {
+        out.push(tag(2, VARINT));
+        put_varint(out, nanos);
+    }
+}
+
+fn timestamp_size(moment: Timestamp) -> usize {
+    let field = |value: u64| if value == 0 { 0 } else { 1 + varint_size(value) };
+    field(moment.seconds().cast_unsigned()) + field(u64::from(moment.nanos()))
+}
+
+/// What an event says, as the client sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data<'a> {
+    /// Nothing but its type.
+    None,
+    /// What a person can read.
+    Text(&'a str),
+    /// Everything else.
+    Binary(&'a [u8]),
+}
+
+/// The fields of an event that its sender decides and that stand behind the sequencer's stamp.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Body<'a> {
+    pub stream: &'a str,
+    pub event_type: &'a str,
+    pub data: Data<'a>,
+    /// Empty: the default for the data.
+    pub content_type: &'a str,
+    pub correlation_id: &'a str,
+    pub causation_id: &'a str,
+    /// In the order of the keys.
+    pub metadata: Vec<(&'a str, &'a str)>,
+    pub tags: Vec<&'a str>,
+}
+
+impl Body<'_> {
+    /// The fields' encoding, in the order of their numbers, an empty one left out.
+    pub fn encode(&self) -> Vec<u8> {
+        let data = match self.data {
+            Data::None => &[][..],
+            Data::Text(text) => text.as_bytes(),
+            Data::Binary(bytes) => bytes,
+        };
+        let mut out =
+            Vec::with_capacity(self.stream.len() + self.event_type.len() + data.len() + 64);
+        put_bytes(&mut out, 6, self.stream.as_bytes());
+        put_bytes(&mut out, 7, self.event_type.as_bytes());
+        // A oneof is written even where it is empty: unset and empty differ.
+        match self.data {
+            Data::None => {}
+            Data::Text(_) => put_bytes(&mut out, 8, data),
+            Data::Binary(_) => put_bytes(&mut out, 9, data),
+        }
+        for (field, text) in
+            [(10, self.content_type), (11, self.correlation_id), (12, self.causation_id)]
+        {
+            if !text.is_empty() {
+                put_bytes(&mut out, field, text.as_bytes());
+            }
+        }
+        for (key, value) in &self.metadata {
+            let part = |text: &str| {
+                if text.is_empty() { 0 } else { 1 + varint_size(text.len() as u64) + text.len() }
+            };
+            out.push(tag(13, LENGTH));
+            put_varint(&mut out, (part(key) + part(value)) as u64);
+            for (field, text) in [(1, key), (2, value)] {
+                if !text.is_empty() {
+                    put_bytes(&mut out, field, text.as_bytes());
+                }
+            }
+        }
+        for tag in &self.tags {
+            put_bytes(&mut out, 14, tag.as_bytes());
+        }
+        out
+    }
+}
+
+/// What the sequencer gives an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub id: Uuid,
+    pub position: Position,
+    pub version: Version,
+    pub recorded_at: Timestamp,
+    pub occurred_at: Timestamp,
+}
+
+/// Appends a record, `stamp` and then `body` as [`Body::encode`] made it, with its tag and length.
+pub fn put_event(out: &mut Vec<u8>, stamp: &Stamp, body: &[u8]) {
+    let size = ID_OFFSET
+        + ID_LENGTH
+        + 1
+        + varint_size(stamp.position.get())
+        + 1
+        + varint_size(stamp.version.get())
+        + 2
+        + timestamp_size(stamp.recorded_at)
+        + 2
+        + timestamp_size(stamp.occurred_at)
+        + body.len();
+    out.push(EVENT_TAG);
+    put_varint(out, size as u64);
+    let begin = out.len();
+    let mut id = [0; ID_LENGTH];
+    stamp.id.hyphenated().encode_lower(&mut id);
+    put_bytes(out, 1, &id);
+    out.push(tag(2, VARINT));
+    put_varint(out, stamp.position.get());
+    out.push(tag(3, VARINT));
+    put_varint(out, stamp.version.get());
+    put_timestamp(out, 4, stamp.recorded_at);
+    put_timestamp(out, 5, stamp.occurred_at);
+    out.extend_from_slice(body);
+    debug_assert_eq!(out.len() - begin, size, "the length stands before what it measures");
+}
+
+/// Appends the seal of the commit whose records are `records`.
+pub fn put_seal(out: &mut Vec<u8>, records: &[u8], event_count: u32) {
+    out.push(SEAL_TAG);
+    out.push(u8::try_from(5 + 1 + varint_size(u64::from(event_count))).expect("at most 11"));
+    out.push(tag(1, FIXED32));
+    out.extend_from_slice(&crc32c::crc32c(records).to_le_bytes());
+    out.push(tag(2, VARINT));
+    put_varint(out, u64::from(event_count));
+}
+
+/// Appends a segment's header.
+pub fn put_header(out: &mut Vec<u8>, first: Position) {
+    out.push(HEADER_TAG);
+    out.push(u8::try_from(5 + 2 + 1 + varint_size(first.get())).expect("at most 18"));
+    out.push(tag(1, FIXED32));
+    out.extend_from_slice(&MAGIC.to_le_bytes());
+    out.push(tag(2, VARINT));
+    put_varint(out, u64::from(FORMAT_VERSION));
+    out.push(tag(3, VARINT));
+    put_varint(out, first.get());
+}
+
+/// Why bytes are not what the format says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    #[error("a number does not end or is too large")]
+    Varint,
+    #[error("a field is longer than what holds it")]
+    Truncated,
+    #[error("a field has number 0 or an unknown wire type")]
+    Tag,
+    #[error("a text is not UTF-8")]
+    Utf8,
+    #[error("an event has no valid id")]
+    Id,
+    #[error("a moment is out of range")]
+    Timestamp,
+}
+
+/// One field: its number and what it holds.
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// Takes the next field off `bytes`; `None` at the end.
+fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, FormatError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let (key, size) = read_varint(bytes)?;
+    *bytes = &bytes[size..];
+    let fixed = |bytes: &mut &'a [u8], size: usize| {
+        let (head, rest) = bytes.split_at_checked(size).ok_or(FormatError::Truncated)?;
+        *bytes = rest;
+        Ok(head)
+    };
+    let wire_type = u8::try_from(key & 7).expect("three bits");
+    let value = match wire_type {
+        VARINT => {
+            let (value, size) = read_varint(bytes)?;
+            *bytes = &bytes[size..];
+            Value::Number(value)
+        }
+        FIXED64 => Value::Bytes(fixed(bytes, 8)?),
+        FIXED32 => Value::Bytes(fixed(bytes, 4)?),
+        LENGTH => {
+            let (length, size) = read_varint(bytes)?;
+            *bytes = &bytes[size..];
+            let length = usize::try_from(length).map_err(|_| FormatError::Truncated)?;
+            Value::Bytes(fixed(bytes, length)?)
+        }
+        _ => return Err(FormatError::Tag),
+    };
+    match key >> 3 {
+        0 => Err(FormatError::Tag),
+        number => Ok(Some((number, value))),
+    }
+}
+
+/// How many bytes the field at the start of `bytes` takes: tag, length and content.
+///
+/// # Panics
+/// If `bytes` does not begin with a whole length-delimited field: the log holds nothing else.
+pub fn field_size(bytes: &[u8]) -> usize {
+    let (length, size) = read_varint(&bytes[1..]).expect("the log holds whole fields");
+    1 + size + usize::try_from(length).expect("it lies in memory")
+}
+
+/// The message of a record: what follows its tag and length.
+///
+/// # Panics
+/// As [`field_size`].
+pub fn message(record: &[u8]) -> &[u8] {
+    let (_, size) = read_varint(&record[1..]).expect("the log holds whole fields");
+    &record[1 + size..]
+}
+
+/// Whether the event of `record` has this id; reads nothing but the id.
+pub fn has_id(record: &[u8], id: &Uuid) -> bool {
+    let mut text = [0; ID_LENGTH];
+    id.hyphenated().encode_lower(&mut text);
+    message(record).get(ID_OFFSET..ID_OFFSET + ID_LENGTH) == Some(&text[..])
+}
+
+/// An event as it lies in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventView<'a> {
+    pub stamp: Stamp,
+    pub body: Body<'a>,
+}
+
+impl<'a> EventView<'a> {
+    /// Reads the message of a record. Takes any bytes; unknown fields are passed over.
+    pub fn parse(mut bytes: &'a [u8]) -> Result<Self, FormatError> {
+        fn text(value: &[u8]) -> Result<&str, FormatError> {
+            str::from_utf8(value).map_err(|_| FormatError::Utf8)
+        }
+        let mut id = None;
+        let (mut position, mut version) = (Position::ZERO, Version::ZERO);
+        let (mut recorded_at, mut occurred_at) = Default::default();
+        let mut body = Body {
+            stream: "",
+            event_type: "",
+            data: Data::None,
+            content_type: "",
+            correlation_id: "",
+            causation_id: "",
+            metadata: Vec::new(),
+            tags: Vec::new(),
+        };
+        while let Some(field) = take_field(&mut bytes)? {
+            match field {
+                (1, Value::Bytes(value)) => id = Uuid::try_parse_ascii(value).ok(),
+                (2, Value::Number(value)) => position = Position::new(value),
+                (3, Value::Number(value)) => version = Version::new(value),
+                (4, Value::Bytes(value)) => recorded_at = parse_timestamp(value)?,
+                (5, Value::Bytes(value)) => occurred_at = parse_timestamp(value)?,
+                (6, Value::Bytes(value)) => body.stream = text(value)?,
+                (7, Value::Bytes(value)) => body.event_type = text(value)?,
+                (8, Value::Bytes(value)) => body.data = Data::Text(text(value)?),
+                (9, Value::Bytes(value)) => body.data = Data::Binary(value),
+                (10, Value::Bytes(value)) => body.content_type = text(value)?,
+                (11, Value::Bytes(value)) => body.correlation_id = text(value)?,
+                (12, Value::Bytes(value)) => body.causation_id = text(value)?,
+                (13, Value::Bytes(mut entry)) => {
+                    let mut pair = ("", "");
+                    while let Some(part) = take_field(&mut entry)? {
+                        match part {
+                            (1, Value::Bytes(key)) => pair.0 = text(key)?,
+                            (2, Value::Bytes(value)) => pair.1 = text(value)?,
+                            _ => {}
+                        }
+                    }
+                    body.metadata.push(pair);
+                }
+                (14, Value::Bytes(value)) => body.tags.push(text(value)?),
+                _ => {}
+            }
+        }
+        let id = id.ok_or(FormatError::Id)?;
+        Ok(Self { stamp: Stamp { id, position, version, recorded_at, occurred_at }, body })
+    }
+}
+
+fn parse_timestamp(mut bytes: &[u8]) -> Result<Timestamp, FormatError> {
+    let (mut seconds, mut nanos) = (0, 0);
+    while let Some(field) = take_field(&mut bytes)? {
+        match field {
+            (1, Value::Number(value)) => seconds = value.cast_signed(),
+            (2, Value::Number(value)) => nanos = value.cast_signed(),
+            _ => {}
+        }
+    }
+    Timestamp::new(seconds, nanos).ok_or(FormatError::Timestamp)
+}

@@ -1,0 +1,262 @@
+//! A fixed-size piece of the log: bytes that are written once, in order, and read by anyone.
+//!
+//! ```text
+//! [ header ][ event ][ event ][ seal ][ event ]................
+//!                                             ^ readable: below, nothing changes any more
+//! ```
+//!
+//! [`SegmentWriter`] is the sequencer's and there is one for a segment; [`Segment`] is everybody's.
+//! What may be *seen* is the watermark's to say; `readable` is only what may be *read* without a race,
+//! so this file is sound by itself, whatever its callers do. Unsafe code: `Buffer`.
+
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+
+use super::format;
+use crate::core::{
+    position::Position,
+    sync::{AtomicU32, Ordering},
+};
+
+/// A segment holds this many bytes: two commits of the largest size fit, and a 32-bit offset does.
+pub const SEGMENT_SIZE_BYTES: usize = 40 << 20;
+/// Offsets come in chunks, so that a segment of few large events does not pay for many small ones.
+const OFFSETS_IN_CHUNK: usize = 4096;
+
+/// One allocation that is never moved, grown, or written twice at one place.
+#[allow(unsafe_code)]
+mod buffer {
+    use std::{
+        alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+        ops::Range,
+        ptr::NonNull,
+    };
+
+    /// Zeroed memory. The operating system gives a large one page by page, as it is touched.
+    pub struct Buffer {
+        start: NonNull<u8>,
+        layout: Layout,
+        /// loom cannot see into raw memory; it sees into this, a cell for each byte.
+        #[cfg(feature = "loom")]
+        cells: Vec<loom::cell::UnsafeCell<()>>,
+    }
+
+    // SAFETY: a buffer owns its memory, as a `Box<[u8]>` does; `write` and `read` say who may call them.
+    unsafe impl Send for Buffer {}
+    // SAFETY: as above; sharing gives out `&[u8]` only where `read`'s contract rules a writer out.
+    unsafe impl Sync for Buffer {}
+
+    impl Buffer {
+        pub fn new(size: usize) -> Self {
+            let layout = Layout::array::<u8>(size.max(1)).expect("a segment's size is sane");
+            // SAFETY: the layout's size is not 0.
+            let start = unsafe { alloc_zeroed(layout) };
+            let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+            Self {
+                start,
+                layout,
+                #[cfg(feature = "loom")]
+                cells: (0..size).map(|_| loom::cell::UnsafeCell::new(())).collect(),
+            }
+        }
+
+        pub fn size(&self) -> usize {
+            self.layout.size()
+        }
+
+        /// Copies `bytes` to `at`.
+        ///
+        /// # Safety
+        /// During the call nobody else writes or reads any byte of the range, and no slice of it is
+        /// alive. The range's bounds are checked.
+        pub unsafe fn write(&self, at: usize, bytes: &[u8]) {
+            assert!(at <= self.size() && bytes.len() <= self.size() - at, "a write stays inside");
+            #[cfg(feature = "loom")]
+            for cell in &self.cells[at..at + bytes.len()] {
+                cell.with_mut(|_| ());
+            }
+            // SAFETY: in bounds by the assertion; exclusive by the caller's promise, so `bytes`, a live
+            // shared slice, cannot overlap it.
+            unsafe {
+                let target = self.start.as_ptr().add(at);
+                target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            }
+        }
+
+        /// The bytes of `range`.
+        ///
+        /// # Safety
+        /// Nobody writes to the range as long as the slice lives, and every earlier write to it happened
+        /// before the call. The range's bounds are checked.
+        pub unsafe fn read(&self, range: Range<usize>) -> &[u8] {
+            assert!(range.start <= range.end && range.end <= self.size(), "a read stays inside");
+            #[cfg(feature = "loom")]
+            for cell in &self.cells[range.clone()] {
+                cell.with(|_| ());
+            }
+            // SAFETY: in bounds by the assertion, initialised by `alloc_zeroed`; nobody writes to it by
+            // the caller's promise.
+            unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.len()) }
+        }
+    }
+
+    impl Drop for Buffer {
+        fn drop(&mut self) {
+            // SAFETY: `start` came from `alloc_zeroed` with this layout, and nobody uses it any more.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        }
+    }
+}
+
+/// A segment as its readers have it.
+pub struct Segment {
+    first: Position,
+    buffer: buffer::Buffer,
+    /// Bytes below never change again. Written by the [`SegmentWriter`] only.
+    readable: AtomicU32,
+    /// Where the n-th event's record begins. Written by the [`SegmentWriter`] only.
+    offsets: Box<[OnceLock<Box<[AtomicU32]>>]>,
+}
+
+/// The one hand that writes to a segment.
+pub struct SegmentWriter {
+    segment: Arc<Segment>,
+    /// How many bytes are written. Kept here, as `readable` is for the readers.
+    size: usize,
+    /// How many events are written.
+    events: usize,
+}
+
+impl Segment {
+    /// The position of its first event.
+    pub fn first(&self) -> Position {
+        self.first
+    }
+
+    /// The record at `position`, with its tag and length. The caller has seen a watermark that covers
+    /// the position, in this segment.
+    pub fn record(&self, position: Position) -> &[u8] {
+        let bytes = self.readable(self.offset(position)..);
+        &bytes[..format::field_size(bytes)]
+    }
+
+    /// Where the record at `position` begins. The same condition as [`Segment::record`].
+    pub fn offset(&self, position: Position) -> usize {
+        let index = self.index(position);
+        let chunk = self.offsets[index / OFFSETS_IN_CHUNK].get().expect("the event is written");
+        // Relaxed: whoever saw the watermark that covers the event sees its offset.
+        chunk[index % OFFSETS_IN_CHUNK].load(Ordering::Relaxed) as usize
+    }
+
+    /// The bytes from `range.start` to where it is readable now.
+    pub fn readable(&self, range: std::ops::RangeFrom<usize>) -> &[u8] {
+        // Acquire, pairs with the Release in `SegmentWriter::append`: what is below was written before.
+        let end = self.readable.load(Ordering::Acquire) as usize;
+        self.read(range.start.min(end)..end, end)
+    }
+
+    /// The bytes of `range` as a value of their own that keeps the segment alive. Nothing is copied.
+    pub fn slice(self: &Arc<Self>, range: Range<usize>) -> Bytes {
+        struct Slice(Arc<Segment>, Range<usize>);
+        impl AsRef<[u8]> for Slice {
+            fn as_ref(&self) -> &[u8] {
+                // Acquire, as in `Segment::readable`.
+                let end = self.0.readable.load(Ordering::Acquire) as usize;
+                self.0.read(self.1.clone(), end)
+            }
+        }
+        Bytes::from_owner(Slice(Arc::clone(self), range))
+    }
+
+    /// Memory set aside for bytes, and for offsets.
+    pub fn allocated(&self) -> (usize, usize) {
+        let chunks = self.offsets.iter().filter(|chunk| chunk.get().is_some()).count();
+        (self.buffer.size(), chunks * OFFSETS_IN_CHUNK * size_of::<AtomicU32>())
+    }
+
+    #[allow(unsafe_code)]
+    fn read(&self, range: Range<usize>, readable: usize) -> &[u8] {
+        assert!(range.end <= readable, "only what is readable is read");
+        // SAFETY: the range is below a value of `readable` that was loaded with Acquire; the writer
+        // wrote it before it stored that value with Release, and writes only above it from then on.
+        unsafe { self.buffer.read(range) }
+    }
+
+    fn index(&self, position: Position) -> usize {
+        let index =
+            position.get().checked_sub(self.first.get()).expect("a position of this segment");
+        usize::try_from(index).expect("a segment's events are counted in memory")
+    }
+}
+
+impl SegmentWriter {
+    /// An empty segment of `size` bytes, header written, whose first event will be at `first`.
+    pub fn new(first: Position, size: usize) -> Self {
+        let events_max = size / EVENT_SIZE_BYTES_MIN + 1;
+        let segment = Arc::new(Segment {
+            first,
+            buffer: buffer::Buffer::new(size),
+            readable: AtomicU32::new(0),
+            offsets: (0..events_max.div_ceil(OFFSETS_IN_CHUNK)).map(|_| OnceLock::new()).collect(),
+        });
+        let mut writer = Self { segment, size: 0, events: 0 };
+        let mut header = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
+        format::put_header(&mut header, first);
+        writer.append(&header, &[]);
+        writer
+    }
+
+    /// The segment that it writes to.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Whether so many bytes still fit.
+    pub fn fits(&self, size: usize) -> bool {
+        size <= self.segment.buffer.size() - self.size
+    }
+
+    /// How many bytes are written.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Writes `bytes`, in which the records of events begin at `records`, and makes them readable.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    #[allow(unsafe_code)]
+    pub fn append(&mut self, bytes: &[u8], records: &[u32]) {
+        // SAFETY: there is one writer for a segment and it is borrowed mutably; no slice of the range
+        // exists, as all slices end at `readable`, which is `self.size`.
+        unsafe { self.segment.buffer.write(self.size, bytes) };
+        let base = u32::try_from(self.size).expect("a segment's size fits 32 bits");
+        for record in records {
+            let chunk = self.segment.offsets[self.events / OFFSETS_IN_CHUNK]
+                .get_or_init(|| (0..OFFSETS_IN_CHUNK).map(|_| AtomicU32::new(0)).collect());
+            // Relaxed: the watermark publishes it.
+            chunk[self.events % OFFSETS_IN_CHUNK].store(base + record, Ordering::Relaxed);
+            self.events += 1;
+        }
+        self.size += bytes.len();
+        let end = u32::try_from(self.size).expect("a segment's size fits 32 bits");
+        // Release, pairs with the Acquire in `Segment::readable` and `Segment::slice`: the bytes were
+        // written before.
+        self.segment.readable.store(end, Ordering::Release);
+    }
+}
+
+/// No record is smaller: tag and length, an id, a position and a version of one byte, two empty
+/// moments, a stream and a type of one letter.
+const EVENT_SIZE_BYTES_MIN: usize = 2 + 38 + 2 + 2 + 2 * 2 + 3 + 3;
+
+const _: () = {
+    let limit = crate::core::limits::Limits::HARD;
+    let commit = limit.commit_size_bytes_max + format::SEAL_SIZE_BYTES_MAX;
+    assert!(format::HEADER_SIZE_BYTES_MAX + commit <= SEGMENT_SIZE_BYTES, "one commit fits");
+    assert!(SEGMENT_SIZE_BYTES <= u32::MAX as usize, "an offset fits");
+};

@@ -1,0 +1,92 @@
+//! Names: of streams, types and tags. Valid once they exist; how long they may be is the edge's to check.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+/// A name, shared without copying: not empty, without control characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// There is nothing in it.
+    #[error("must not be empty")]
+    Empty,
+    /// Longer than the limit, in bytes.
+    #[error("has {actual} bytes, at most {max} are allowed")]
+    TooLong { actual: usize, max: usize },
+    /// A character that no terminal or log shows as it is.
+    #[error("has a control character at byte {0}")]
+    Control(usize),
+    /// It is one of the server's.
+    #[error("begins with `$`, which is kept for the server's own streams")]
+    Reserved,
+}
+
+impl Name {
+    /// Checks `text`: 1 to `bytes_max` bytes, no control characters.
+    pub fn new(text: &str, bytes_max: usize) -> Result<Self, NameError> {
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if text.len() > bytes_max {
+            return Err(NameError::TooLong { actual: text.len(), max: bytes_max });
+        }
+        match text.char_indices().find(|(_, character)| character.is_control()) {
+            Some((at, _)) => Err(NameError::Control(at)),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The category of the stream `name`: the text before the first `-`, all of it where there is none.
+/// A name that begins with `-` is a category of its own: no category is empty.
+pub fn category(name: &str) -> &str {
+    match name.split_once('-') {
+        Some((category, _)) if !category.is_empty() => category,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_category_is_the_text_before_the_first_hyphen() {
+        assert_eq!(category("Payment-payment-123"), "Payment");
+        assert_eq!(category("Payment"), "Payment");
+        assert_eq!(category("-1"), "-1");
+    }
+
+    #[test]
+    fn a_name_is_not_empty_not_long_and_shows_as_it_is() {
+        assert_eq!(Name::new("", 4), Err(NameError::Empty));
+        assert_eq!(Name::new("abcde", 4), Err(NameError::TooLong { actual: 5, max: 4 }));
+        assert_eq!(Name::new("a\u{7}", 4), Err(NameError::Control(1)));
+        assert_eq!(Name::new("é-1", 4).map(|name| name.to_string()), Ok("é-1".to_owned()));
+    }
+}

@@ -1,0 +1,291 @@
+//! The one writer of the log: checks a commit, gives it versions and positions, publishes it.
+//!
+//! Check and assignment are one step of one thread at a time, so of N appends that expect the same
+//! version exactly one wins; that is all our optimistic concurrency, and why this path has no lock.
+//!
+//! # Invariants
+//! 1. Positions are dense from 1; versions are dense from 1 in each stream.
+//! 2. Segment, then index, then watermark: who can see a position can load the event and find it.
+//! 3. A commit is visible whole or not at all: the watermark stops between commits only.
+//! 4. Nothing is answered before what the answer rests on is as durable as the mode promises. This
+//!    holds for refusals too: "actual version 7" must still be true after a crash.
+//! 5. It is deterministic: the same proposals in the same order with the same times give the same
+//!    bytes. It reads no clock and no random source and iterates over no unordered map.
+
+use std::sync::Arc;
+
+use super::{
+    append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Write, Written},
+    clock::Timestamp,
+    commit_log::{CommitLog, CommitLogError},
+    history::History,
+    index::{SoleWriter, ids::IdCounts},
+    log::{
+        LogWriter, Reader,
+        format::{self, Stamp},
+    },
+    name,
+    position::{Position, Version},
+};
+
+/// The write side of a store.
+pub struct Sequencer {
+    log: LogWriter,
+    history: Arc<History>,
+    id_counts: IdCounts,
+    permit: SoleWriter,
+    commit_log: Box<dyn CommitLog>,
+    /// The last position that was written, published or not.
+    head: Position,
+    /// When the last commit was recorded, microseconds: recorded time never falls.
+    recorded_at_micros: i64,
+    /// Why nothing more is taken.
+    broken: Option<CommitLogError>,
+    /// The bytes of the commit at hand, and where its records begin: kept, so that a commit allocates
+    /// nothing.
+    bytes: Vec<u8>,
+    records: Vec<u32>,
+}
+
+/// A refusal, or what there is to write.
+enum Decision {
+    Answer(Committed),
+    Write(Vec<Written>),
+}
+
+impl Sequencer {
+    /// The writer of an empty store.
+    pub fn new(log: LogWriter, commit_log: Box<dyn CommitLog>) -> Self {
+        let (history, id_counts) = History::new(Arc::clone(log.log()));
+        Self {
+            log,
+            history: Arc::new(history),
+            id_counts,
+            permit: SoleWriter::new(),
+            commit_log,
+            head: Position::ZERO,
+            recorded_at_micros: i64::MIN,
+            broken: None,
+            bytes: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+
+    /// The read side.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// Decides a batch of proposals in their order, at the time `now_micros`, and publishes what was
+    /// accepted. The answers are in the order of the proposals, and all of them may be given.
+    pub fn apply(
+        &mut self,
+        batch: &[Proposal],
+        now_micros: i64,
+        answers: &mut Vec<Result<Committed, AppendError>>,
+    ) {
+        answers.clear();
+        let before = self.head;
+        for proposal in batch {
+            let answer = self.apply_one(proposal, now_micros);
+            answers.push(answer);
+        }
+        if self.head > before && self.broken.is_none() {
+            self.broken = self.commit_log.sync().err();
+        }
+        match &self.broken {
+            None => self.log.publish(self.head),
+            // Also a refusal may rest on what is not safe.
+            Some(error) => {
+                for answer in answers {
+                    *answer = Err(AppendError::OutcomeUnknown(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn apply_one(
+        &mut self,
+        proposal: &Proposal,
+        now_micros: i64,
+    ) -> Result<Committed, AppendError> {
+        if let Some(error) = &self.broken {
+            return Err(AppendError::OutcomeUnknown(error.clone()));
+        }
+        let writes = match self.decide(proposal)? {
+            Decision::Answer(answer) => return Ok(answer),
+            Decision::Write(writes) => writes,
+        };
+        self.recorded_at_micros = self.recorded_at_micros.max(now_micros);
+        let recorded_at = Timestamp::from_micros(self.recorded_at_micros);
+        let first = self.head.next();
+        self.encode(proposal, &writes, recorded_at);
+        self.log.append(first, &self.bytes, &self.records);
+        if let Err(error) = self.commit_log.write(first, &self.bytes) {
+            self.broken = Some(error.clone());
+            return Err(AppendError::OutcomeUnknown(error));
+        }
+        self.index(proposal);
+        let (last, recorded_at) = (self.head, Some(recorded_at));
+        Ok(Committed { writes, first, last, recorded_at, duplicate: false })
+    }
+
+    /// Idempotency, expected versions, conditions, in this order. Writes nothing.
+    fn decide(&self, proposal: &Proposal) -> Result<Decision, AppendError> {
+        let reader = self.log.reader(self.head);
+        if let Some(answer) = self.repeat(proposal, &reader)? {
+            return Ok(Decision::Answer(answer));
+        }
+        let mut writes = Vec::with_capacity(proposal.writes.len());
+        for write in &proposal.writes {
+            let actual = self.version(write.stream.as_str());
+            match write.expected {
+                Some(expected) if expected != actual => {
+                    let stream = write.stream.clone();
+                    return Err(AppendError::WrongExpectedVersion { stream, expected, actual });
+                }
+                _ => {}
+            }
+            let events = write.events.len() as u64;
+            let first = if events == 0 { Version::ZERO } else { actual.next() };
+            writes.push(Written { first, last: actual.plus(events) });
+        }
+        for (index, condition) in proposal.conditions.iter().enumerate() {
+            self.check(index, condition)?;
+        }
+        let nothing_to_write = proposal.writes.iter().all(|write| write.events.is_empty());
+        if proposal.validate_only || nothing_to_write {
+            return Ok(Decision::Answer(Committed {
+                writes,
+                first: Position::ZERO,
+                last: Position::ZERO,
+                recorded_at: None,
+                duplicate: false,
+            }));
+        }
+        Ok(Decision::Write(writes))
+    }
+
+    /// The first answer again, if all events of the proposal are in their streams already, in their
+    /// order; `None` if none is anywhere.
+    fn repeat(
+        &self,
+        proposal: &Proposal,
+        reader: &Reader,
+    ) -> Result<Option<Committed>, AppendError> {
+        let events = || proposal.writes.iter().flat_map(|write| &write.events);
+        let find = |id| self.history.find(id, reader);
+        let Some((known, at)) = events().find_map(|event| Some((event, find(event.id())?))) else {
+            return Ok(None);
+        };
+        let conflict = |id: &uuid::Uuid, position| {
+            let stream = reader.event(position).expect("it was found").body.stream;
+            AppendError::EventIdConflict {
+                id: *id,
+                stream: name::Name::new(stream, usize::MAX)
+                    .expect("it was one when it was written"),
+                position,
+            }
+        };
+        let (mut first, mut last) = (Position::MAX, Position::ZERO);
+        let mut writes = Vec::with_capacity(proposal.writes.len());
+        for write in &proposal.writes {
+            let mut written = Written { first: Version::ZERO, last: Version::ZERO };
+            for event in &write.events {
+                // Where one is unknown the others make the conflict.
+                let position = find(event.id()).ok_or_else(|| conflict(known.id(), at))?;
+                let recorded = reader.event(position).expect("it was found");
+                let version = recorded.stamp.version;
+                if recorded.body.stream != write.stream.as_str() || version <= written.last {
+                    return Err(conflict(event.id(), position));
+                }
+                if written.first == Version::ZERO {
+                    written.first = version;
+                }
+                written.last = version;
+                (first, last) = (first.min(position), last.max(position));
+            }
+            if write.events.is_empty() {
+                written.last = self.version(write.stream.as_str());
+            }
+            writes.push(written);
+        }
+        let recorded_at = reader.event(last).map(|event| event.stamp.recorded_at);
+        Ok(Some(Committed { writes, first, last, recorded_at, duplicate: true }))
+    }
+
+    fn check(&self, index: usize, condition: &Condition) -> Result<(), AppendError> {
+        // What the caller has looked at already is not looked at again.
+        let from = condition.after.max(condition.checked);
+        let (positions, _) = self.history.matches(
+            &condition.filter,
+            from,
+            self.head,
+            BREAKING_POSITIONS_MAX,
+            u32::MAX,
+        );
+        if positions.is_empty() {
+            return Ok(());
+        }
+        Err(AppendError::ConditionBroken { condition: index, after: condition.after, positions })
+    }
+
+    /// How many events the stream has, published or not.
+    fn version(&self, stream: &str) -> Version {
+        Version::new(self.history.streams.count(stream, self.head))
+    }
+
+    /// Makes the commit's bytes: its records and its seal.
+    fn encode(&mut self, proposal: &Proposal, writes: &[Written], recorded_at: Timestamp) {
+        self.bytes.clear();
+        self.records.clear();
+        let mut position = self.head;
+        for (write, written) in proposal.writes.iter().zip(writes) {
+            let mut version = written.first;
+            for event in &write.events {
+                position = position.next();
+                let offset = u32::try_from(self.bytes.len()).expect("a commit's size is limited");
+                self.records.push(offset);
+                let occurred_at = event.occurred_at().unwrap_or(recorded_at);
+                let stamp = Stamp { id: *event.id(), position, version, recorded_at, occurred_at };
+                format::put_event(&mut self.bytes, &stamp, event.body());
+                version = version.next();
+            }
+        }
+        let count = u32::try_from(self.records.len()).expect("a commit's events are limited");
+        let records_size = self.bytes.len();
+        let mut seal = Vec::with_capacity(format::SEAL_SIZE_BYTES_MAX);
+        format::put_seal(&mut seal, &self.bytes[..records_size], count);
+        self.bytes.extend_from_slice(&seal);
+    }
+
+    /// Notes the commit that was just written in every index, and moves the head.
+    fn index(&mut self, proposal: &Proposal) {
+        let permit = &mut self.permit;
+        let history = &*self.history;
+        for Write { stream, events, .. } in &proposal.writes {
+            let category = name::category(stream.as_str());
+            for event in events {
+                let position = self.head.next();
+                history.ids.insert(event.id(), position, &mut self.id_counts, permit);
+                history.streams.push(stream.as_str(), position, permit);
+                history.categories.push(category, position, permit);
+                history.types.push(event.event_type().as_str(), position, permit);
+                for tag in event.tags() {
+                    history.tags.push(tag.as_str(), position, permit);
+                }
+                self.head = position;
+            }
+        }
+    }
+
+    /// Takes nothing more, for this reason, until a restart.
+    pub fn refuse_from_now_on(&mut self, reason: CommitLogError) {
+        self.broken.get_or_insert(reason);
+    }
+
+    /// How many bytes of segments are written.
+    pub fn log_size(&self) -> usize {
+        self.log.size()
+    }
+}

@@ -1,0 +1,83 @@
+//! Appends: conditions are looked at outside of the sequencer first, then the proposal is handed in.
+
+use std::sync::Arc;
+
+use crate::core::{
+    append::{AppendError, Committed, Condition, Proposal},
+    commit_log::CommitLogError,
+    store::{Answer, Store},
+};
+
+/// So many batches a caller decides for others before it hands the lead on.
+const ROUNDS_OF_A_CALLER: usize = 4;
+/// So many jumps a condition's check makes before other tasks get their turn.
+const JUMPS_BETWEEN_YIELDS: u32 = 4096;
+
+/// Writes events.
+#[derive(Clone)]
+pub struct CommandService {
+    store: Arc<Store>,
+}
+
+impl CommandService {
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    /// Commits `proposal`, or says why not. Dropping the future does not take a proposal back, nor does
+    /// it hold up others.
+    pub async fn commit(&self, proposal: Proposal) -> Result<Committed, AppendError> {
+        outcome(self.submit(proposal).await?).await
+    }
+
+    /// Hands `proposal` in; the answer comes later. One task's proposals are decided in the order of its
+    /// calls.
+    pub async fn submit(&self, mut proposal: Proposal) -> Result<Answer, AppendError> {
+        for condition in &mut proposal.conditions {
+            self.look_ahead(condition).await;
+        }
+        let (answer, leads) = self.store.submit(proposal)?;
+        if leads && self.store.lead(ROUNDS_OF_A_CALLER) {
+            // The lead goes to a task that nobody can cancel.
+            let store = Arc::clone(&self.store);
+            tokio::spawn(async move {
+                while store.lead(1) {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Looks for events that break `condition` up to the watermark, so that the sequencer need not: all
+    /// writers wait for it.
+    async fn look_ahead(&self, condition: &mut Condition) {
+        let history = self.store.history();
+        let head = history.log.watermark().get();
+        condition.checked = condition.after;
+        while condition.checked < head {
+            let (found, seen) = history.matches(
+                &condition.filter,
+                condition.checked,
+                head,
+                1,
+                JUMPS_BETWEEN_YIELDS,
+            );
+            if let Some(position) = found.first() {
+                // The sequencer finds it at its first jump, and decides: a repeat is answered as the
+                // first call was, whatever its conditions.
+                condition.checked = position.previous();
+                return;
+            }
+            condition.checked = seen;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Waits for the answer to a proposal that was handed in.
+pub async fn outcome(answer: Answer) -> Result<Committed, AppendError> {
+    answer.await.unwrap_or_else(|_| {
+        Err(AppendError::OutcomeUnknown(CommitLogError::new("the sequencer gave no answer")))
+    })
+}

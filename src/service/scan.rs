@@ -1,0 +1,249 @@
+//! Walks events and packs them into blocks: the one way in which events leave the store in numbers.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::core::{
+    filter::{
+        Filter,
+        plan::{Cursor, Direction, Step},
+    },
+    history::History,
+    index::positions::Positions,
+    log::Reader,
+    position::{Position, Version},
+};
+
+/// A block has at most so many bytes, unless its one event is larger: what HTTP/2 moves well at once, and
+/// all that a slow reader holds beside the log.
+pub const BLOCK_SIZE_BYTES_MAX: usize = 64 << 10;
+/// A block that is picked together looks at most at so many jumps before it lets other tasks run.
+const JUMPS_MAX: u32 = 4096;
+
+/// Some events, as they lie in the log.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// Whole records, maybe with seals.
+    pub bytes: Bytes,
+    /// How many events.
+    pub events: u64,
+}
+
+/// A walk over events, as of the moment in which it was begun.
+pub struct Scan {
+    reader: Reader,
+    walk: Walk,
+    /// The last position that was sent or does not match.
+    reached: Position,
+    remaining: u64,
+}
+
+enum Walk {
+    /// Everything forwards: slices of the log, nothing copied.
+    Slices,
+    /// What a filter picks, or everything backwards.
+    Picked { cursor: Cursor, direction: Direction },
+    /// One stream, by versions: `next` and so many before or after it.
+    Stream { positions: Positions, next: Version, count: u64, direction: Direction },
+}
+
+/// What a step of a scan came to.
+#[derive(Debug)]
+pub enum Progress {
+    /// Events.
+    Block(Block),
+    /// None yet, and there may be more: [`Scan::reached`] has moved.
+    Nothing,
+    /// That was all.
+    End,
+}
+
+impl Scan {
+    /// What `filter` picks after `after` (backwards: before it, or from the end if it is 0), at most
+    /// `limit` events, 0 for all.
+    pub fn all(
+        history: &History,
+        filter: &Filter,
+        direction: Direction,
+        after: Position,
+        limit: u64,
+    ) -> Self {
+        let reader = history.log.reader();
+        let walk = if filter.is_everything() && direction == Direction::Forwards {
+            Walk::Slices
+        } else {
+            Walk::Picked {
+                cursor: Cursor::new(filter, history, reader.head(), direction),
+                direction,
+            }
+        };
+        let reached = match direction {
+            Direction::Backwards if after == Position::ZERO => reader.head().next(),
+            _ => after,
+        };
+        Self { reader, walk, reached, remaining: if limit == 0 { u64::MAX } else { limit } }
+    }
+
+    /// The events of `stream` after version `after` (backwards: before it, or from the end if it is 0),
+    /// at most `limit`, 0 for all. `None`: there is no such stream.
+    pub fn stream(
+        history: &History,
+        stream: &str,
+        direction: Direction,
+        after: Version,
+        limit: u64,
+    ) -> Option<Self> {
+        let reader = history.log.reader();
+        let positions = history.streams.get(stream)?;
+        let version = positions.count(reader.head());
+        if version == 0 {
+            return None;
+        }
+        let (next, count) = match direction {
+            Direction::Forwards => (after.next(), version.saturating_sub(after.get())),
+            Direction::Backwards if after == Version::ZERO => (Version::new(version), version),
+            Direction::Backwards => {
+                let last = after.previous().get().min(version);
+                (Version::new(last), last)
+            }
+        };
+        let walk = Walk::Stream { positions, next, count, direction };
+        let remaining = if limit == 0 { u64::MAX } else { limit };
+        Some(Self { reader, walk, reached: Position::ZERO, remaining })
+    }
+
+    /// The head that it walks up to.
+    pub fn head(&self) -> Position {
+        self.reader.head()
+    }
+
+    /// Everything before it, in the scan's direction, was sent or does not match.
+    pub fn reached(&self) -> Position {
+        self.reached
+    }
+
+    /// The next events: at most `events_max` of them.
+    pub fn step(&mut self, events_max: u64) -> Progress {
+        let events_max = events_max.min(self.remaining);
+        if events_max == 0 {
+            return Progress::End;
+        }
+        let progress = match self.walk {
+            Walk::Slices => self.slice(events_max),
+            _ => self.pick(events_max),
+        };
+        if let Progress::Block(block) = &progress {
+            self.remaining -= block.events;
+        }
+        progress
+    }
+
+    fn slice(&mut self, events_max: u64) -> Progress {
+        match self.reader.slice(self.reached, events_max, BLOCK_SIZE_BYTES_MAX) {
+            Some(slice) => {
+                let events = slice.last.get() - self.reached.get();
+                self.reached = slice.last;
+                Progress::Block(Block { bytes: slice.bytes, events })
+            }
+            None => Progress::End,
+        }
+    }
+
+    fn pick(&mut self, events_max: u64) -> Progress {
+        let mut bytes = BytesMut::new();
+        let mut events = 0;
+        let mut jumps = JUMPS_MAX;
+        let block = |bytes: BytesMut, events| {
+            Progress::Block(Block { bytes: bytes.freeze(), events })
+        };
+        while events < events_max {
+            let (position, more) = self.peek(&mut jumps);
+            let Some(position) = position else {
+                return match (events, more) {
+                    (0, true) => Progress::Nothing,
+                    (0, false) => Progress::End,
+                    _ => block(bytes, events),
+                };
+            };
+            let record = self.reader.record(position).expect("an index points into the log");
+            if events > 0 && bytes.len() + record.len() > BLOCK_SIZE_BYTES_MAX {
+                break;
+            }
+            bytes.extend_from_slice(record);
+            events += 1;
+            self.pass(position);
+        }
+        block(bytes, events)
+    }
+
+    /// The next event's position, if one is found within the budget, and whether there may be more.
+    fn peek(&mut self, jumps: &mut u32) -> (Option<Position>, bool) {
+        match &mut self.walk {
+            Walk::Slices => unreachable!("slices are not picked"),
+            Walk::Picked { cursor, direction } => {
+                let from = match direction {
+                    Direction::Forwards => self.reached.next(),
+                    Direction::Backwards => self.reached.previous(),
+                };
+                match cursor.seek(from, jumps) {
+                    Step::Found(position) => (Some(position), true),
+                    Step::Paused(position) => {
+                        self.reached = match direction {
+                            Direction::Forwards => position.previous(),
+                            Direction::Backwards => position.next(),
+                        };
+                        (None, true)
+                    }
+                    Step::End => {
+                        self.reached = match direction {
+                            Direction::Forwards => self.reader.head().max(self.reached),
+                            Direction::Backwards => Position::ZERO,
+                        };
+                        (None, false)
+                    }
+                }
+            }
+            Walk::Stream { positions, next, count, .. } => {
+                let found = (*count > 0).then(|| positions.get(next.get() - 1)).flatten();
+                (found, false)
+            }
+        }
+    }
+
+    /// The event at `position`, which was peeked at, is packed.
+    fn pass(&mut self, position: Position) {
+        self.reached = position;
+        if let Walk::Stream { next, count, direction, .. } = &mut self.walk {
+            *count -= 1;
+            *next = match direction {
+                Direction::Forwards => next.next(),
+                Direction::Backwards => next.previous(),
+            };
+        }
+    }
+}
+
+/// A scan to its end: its blocks, one after the other. It ends with the stream that it belongs to.
+pub struct Blocks {
+    scan: Scan,
+    /// Keeps what the scan looks at.
+    _history: Arc<History>,
+}
+
+impl Blocks {
+    pub fn new(scan: Scan, history: Arc<History>) -> Self {
+        Self { scan, _history: history }
+    }
+
+    /// The next block; `None` at the end. Lets other tasks run while it finds nothing.
+    pub async fn next(&mut self) -> Option<Block> {
+        loop {
+            match self.scan.step(u64::MAX) {
+                Progress::Block(block) => return Some(block),
+                Progress::Nothing => tokio::task::yield_now().await,
+                Progress::End => return None,
+            }
+        }
+    }
+}

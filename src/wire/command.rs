@@ -1,0 +1,155 @@
+//! `annals.v1.CommandService`.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Answers, answers, convert,
+    proto::v1::{
+        AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CommitRequest,
+        CommitResponse, append_stream_response, command_service_server,
+    },
+    status,
+};
+use crate::{
+    core::{limits::Limits, store::Answer},
+    service::command::{CommandService, outcome},
+};
+
+/// So many appends of one AppendStream are on their way at once; then it is read no further.
+const PIPELINE_MAX: usize = 1024;
+
+/// The service on the wire.
+pub struct Commands {
+    service: CommandService,
+    limits: Limits,
+    stop: CancellationToken,
+}
+
+impl Commands {
+    /// Pipelines end when `stop` is cancelled.
+    pub fn new(service: CommandService, limits: Limits, stop: CancellationToken) -> Self {
+        Self { service, limits, stop }
+    }
+}
+
+#[tonic::async_trait]
+impl command_service_server::CommandService for Commands {
+    async fn append(
+        &self,
+        request: Request<AppendRequest>,
+    ) -> Result<Response<AppendResponse>, Status> {
+        let proposal = convert::append(request.into_inner(), &self.limits)?;
+        let committed = self.service.commit(proposal).await?;
+        Ok(Response::new(convert::appended(&committed)))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<CommitRequest>,
+    ) -> Result<Response<CommitResponse>, Status> {
+        let request = request.into_inner();
+        let streams = request.writes.iter().map(|write| write.stream.clone()).collect();
+        let proposal = convert::commit(request, &self.limits)?;
+        let committed = self.service.commit(proposal).await?;
+        Ok(Response::new(convert::committed(streams, &committed)))
+    }
+
+    type AppendStreamStream = Answers<AppendStreamResponse>;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<AppendStreamRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let (pending, handed_in) = mpsc::channel(PIPELINE_MAX);
+        let pipeline = Pipeline {
+            service: self.service.clone(),
+            limits: self.limits,
+            stop: self.stop.clone(),
+            pending,
+        };
+        tokio::spawn(pipeline.run(request.into_inner()));
+        Ok(Response::new(answers((handed_in, 0), |(mut handed_in, before)| async move {
+            let request = before + 1;
+            let answer = match handed_in.recv().await? {
+                Pending::Answer(answer) => outcome(answer).await.map_err(Status::from),
+                Pending::Refused(status) => Err(status),
+                Pending::End(status) => return Some((Err(status), (handed_in, request))),
+            };
+            let result = match answer {
+                Ok(committed) => {
+                    append_stream_response::Result::Appended(convert::appended(&committed))
+                }
+                Err(status) => append_stream_response::Result::Error(tonic_types::Status {
+                    code: status.code().into(),
+                    message: status.message().to_owned(),
+                    details: details(&status),
+                }),
+            };
+            let response = AppendStreamResponse { request, result: Some(result) };
+            Some((Ok(response), (handed_in, request)))
+        })))
+    }
+}
+
+/// The details of a status, which travel with it in one piece.
+fn details(status: &Status) -> Vec<prost_types::Any> {
+    use prost::Message;
+    tonic_types::Status::decode(status.details()).map(|whole| whole.details).unwrap_or_default()
+}
+
+/// What became of one request of a pipeline.
+enum Pending {
+    /// Handed in.
+    Answer(Answer),
+    /// Refused before that; the pipeline goes on.
+    Refused(Status),
+    /// The pipeline ends here.
+    End(Status),
+}
+
+/// Reads one AppendStream and hands its appends in, in their order. It waits for no answer, so that
+/// appends overlap on their way; it ends with the stream, in both directions.
+struct Pipeline {
+    service: CommandService,
+    limits: Limits,
+    stop: CancellationToken,
+    pending: mpsc::Sender<Pending>,
+}
+
+impl Pipeline {
+    async fn run(self, mut requests: Streaming<AppendStreamRequest>) {
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => Err(status::shutting_down()),
+                request = requests.message() => request,
+            };
+            let pending = match request {
+                Ok(Some(request)) => self.hand_in(request).await,
+                Ok(None) => return,
+                Err(status) => Pending::End(status),
+            };
+            let end = matches!(pending, Pending::End(_));
+            if self.pending.send(pending).await.is_err() || end {
+                return;
+            }
+        }
+    }
+
+    async fn hand_in(&self, request: AppendStreamRequest) -> Pending {
+        let Some(append) = request.append else {
+            let error = convert::InvalidRequest::one("append", "must be set");
+            return Pending::Refused(error.into());
+        };
+        let proposal = match convert::append(append, &self.limits) {
+            Ok(proposal) => proposal,
+            Err(error) => return Pending::Refused(error.into()),
+        };
+        match self.service.submit(proposal).await {
+            Ok(answer) => Pending::Answer(answer),
+            Err(error) => Pending::Refused(error.into()),
+        }
+    }
+}

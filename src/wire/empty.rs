@@ -1,0 +1,67 @@
+//! `annals.bench.v1.EmptyService`: calls that do nothing, for benchmarks, on the same stack as the real
+//! ones and with the same codec.
+
+use bytes::Bytes;
+use tokio_stream::StreamExt;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Answers, answers,
+    convert::InvalidRequest,
+    proto::bench::{
+        CallRequest, CallResponse, EchoRequest, EchoResponse, StreamRequest, StreamResponse,
+        empty_service_server,
+    },
+};
+
+const PAYLOAD_BYTES_MAX: u32 = 1 << 20;
+const MESSAGES_MAX: u64 = 10_000_000;
+
+/// The service on the wire.
+pub struct Empty;
+
+#[tonic::async_trait]
+impl empty_service_server::EmptyService for Empty {
+    async fn call(
+        &self,
+        request: Request<CallRequest>,
+    ) -> Result<Response<CallResponse>, Status> {
+        let payload_bytes = request.into_inner().payload.len() as u64;
+        Ok(Response::new(CallResponse { payload_bytes }))
+    }
+
+    type EchoStream = Answers<EchoResponse>;
+
+    async fn echo(
+        &self,
+        request: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<Self::EchoStream>, Status> {
+        let echo = |request: EchoRequest| EchoResponse {
+            payload_bytes: request.payload.len() as u64,
+        };
+        let requests = request.into_inner();
+        Ok(Response::new(Box::pin(requests.map(move |request| request.map(echo)))))
+    }
+
+    type StreamStream = Answers<StreamResponse>;
+
+    async fn stream(
+        &self,
+        request: Request<StreamRequest>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let StreamRequest { payload_bytes, messages } = request.into_inner();
+        if payload_bytes > PAYLOAD_BYTES_MAX {
+            let what = format!("is {payload_bytes}, at most {PAYLOAD_BYTES_MAX} is allowed");
+            return Err(InvalidRequest::one("payload_bytes", what).into());
+        }
+        if messages > MESSAGES_MAX {
+            let what = format!("is {messages}, at most {MESSAGES_MAX} is allowed");
+            return Err(InvalidRequest::one("messages", what).into());
+        }
+        let payload = Bytes::from(vec![0x2a; payload_bytes as usize]);
+        Ok(Response::new(answers((payload, messages), |(payload, left)| async move {
+            let left = left.checked_sub(1)?;
+            Some((Ok(StreamResponse { payload: payload.clone() }), (payload, left)))
+        })))
+    }
+}
