@@ -1,1 +1,5 @@
 //! server
+#[derive(Debug, thiserror::Error)]
+#[error("not yet")]
+pub struct ServerError;
+pub async fn run(_config: crate::config::Config, _listener: tokio::net::TcpListener, _stop: tokio_util::sync::CancellationToken) -> Result<(), ServerError> { Err(ServerError) }

@@ -1,1 +1,2 @@
 //! shutdown
+pub fn on_signal() -> tokio_util::sync::CancellationToken { tokio_util::sync::CancellationToken::new() }
