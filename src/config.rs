@@ -315,7 +315,8 @@ fn read_file(
         let origin = Origin::File(path.to_owned(), line_of(key.span().start));
         let key = key.get_ref();
         let Some(spec) = OPTIONS.iter().find(|spec| spec.name == key) else {
-            mistakes.push(format!("{origin}: {key} is not an option{}", did_you_mean(key, names())));
+            mistakes
+                .push(format!("{origin}: {key} is not an option{}", did_you_mean(key, names())));
             continue;
         };
         match value.get_ref() {
@@ -407,7 +408,10 @@ fn duration(longest: Duration) -> impl Fn(&str) -> Result<Duration, String> {
             .map(Duration::from_millis)
             .filter(|duration| *duration <= longest)
             .ok_or_else(|| {
-                format!("a whole number of ms, s, m or h, at most {}s: 500ms, 10s", longest.as_secs())
+                format!(
+                    "a whole number of ms, s, m or h, at most {}s: 500ms, 10s",
+                    longest.as_secs()
+                )
             })
     }
 }

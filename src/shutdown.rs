@@ -1,2 +1,4 @@
 //! shutdown
-pub fn on_signal() -> tokio_util::sync::CancellationToken { tokio_util::sync::CancellationToken::new() }
+pub fn on_signal() -> tokio_util::sync::CancellationToken {
+    tokio_util::sync::CancellationToken::new()
+}

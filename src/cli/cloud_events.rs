@@ -189,7 +189,8 @@ fn parse_time(text: &str) -> Result<prost_types::Timestamp, E> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| invalid("time", "RFC 3339"))?;
     // A leap second has a second too many in its nanoseconds; for us it is the next second.
     let nanos = time.timestamp_subsec_nanos();
-    let (carry, nanos) = if nanos < 1_000_000_000 { (0, nanos) } else { (1, nanos - 1_000_000_000) };
+    let (carry, nanos) =
+        if nanos < 1_000_000_000 { (0, nanos) } else { (1, nanos - 1_000_000_000) };
     Ok(prost_types::Timestamp {
         seconds: time.timestamp() + carry,
         nanos: i32::try_from(nanos).map_err(|_| invalid("time", "RFC 3339"))?,
@@ -336,10 +337,9 @@ impl<'a> Line<'a> {
         if let Some(time) = event.occurred_at.as_ref().and_then(format_time) {
             line.0.push(("time", Member::Text(time.into())));
         }
-        for (name, value) in [
-            ("correlationid", &event.correlation_id),
-            ("causationid", &event.causation_id),
-        ] {
+        for (name, value) in
+            [("correlationid", &event.correlation_id), ("causationid", &event.causation_id)]
+        {
             if !value.is_empty() {
                 line.text(name, value);
             }
@@ -574,7 +574,8 @@ mod tests {
             "[a-z0-9]{1,9}",
             "\\PC{1,9}",
         ];
-        let value = prop_oneof![text(), Just(DEFAULT_SOURCE.to_owned()), Just("order-7".to_owned())];
+        let value =
+            prop_oneof![text(), Just(DEFAULT_SOURCE.to_owned()), Just("order-7".to_owned())];
         proptest::collection::btree_map(key, value, 0..8)
     }
 
@@ -657,7 +658,10 @@ mod tests {
             causation_id: "b".to_owned(),
             metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             tags: vec!["a".to_owned()],
-            occurred_at: Some(prost_types::Timestamp { seconds: 1_286_004_039, nanos: 266_000_001 }),
+            occurred_at: Some(prost_types::Timestamp {
+                seconds: 1_286_004_039,
+                nanos: 266_000_001,
+            }),
         };
         assert_eq!(event, expected);
     }
