@@ -1,1 +1,7 @@
-fn main() {}
+//! Arguments to an exit code; `annals::cli` does the rest.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    annals::cli::main()
+}

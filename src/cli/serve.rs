@@ -1,0 +1,118 @@
+//! `annals serve`: options to a running server.
+
+use std::{io, net::SocketAddr};
+
+use clap::{Arg, ArgMatches, Args, FromArgMatches};
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use super::{CliError, output::Output};
+use crate::{
+    config::{self, Loaded},
+    server, shutdown, telemetry,
+};
+
+/// Start a server
+///
+/// Every option has three spellings: the flag below, an environment variable (`ANNALS_APPEND_QUEUE_MAX`) and
+/// a key in the TOML file that --config names (`append-queue-max`). A flag wins over the environment,
+/// the environment over the file.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Print every effective value with its origin, as a file for --config, and exit
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    flags: ConfigFlags,
+}
+
+/// The flags that were given, as text: `config::load` checks all of them together.
+#[derive(Debug)]
+struct ConfigFlags(Vec<(String, String)>);
+
+impl Args for ConfigFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new(config::FILE_FLAG)
+            .long(config::FILE_FLAG)
+            .value_name("FILE")
+            .help("A TOML file with options [env: ANNALS_CONFIG]");
+        config::OPTIONS.iter().fold(command.arg(file), |command, option| {
+            let default = option.default_value();
+            let mut arg = Arg::new(option.name)
+                .long(option.name)
+                .value_name(option.value_name)
+                .help(format!("{} [default: {}]", option.help, default.trim_matches('"')));
+            if default == "false" {
+                arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+            }
+            command.arg(arg)
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ConfigFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let names = config::OPTIONS.iter().map(|option| option.name).chain([config::FILE_FLAG]);
+        let given = names.filter_map(|name| {
+            matches.get_one::<String>(name).map(|value| (name.to_owned(), value.clone()))
+        });
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+pub fn run(args: ServeArgs) -> Result<(), CliError> {
+    let loaded = config::load(args.flags.0, std::env::vars_os())?;
+    if args.print_config {
+        let mut out = Output::stdout();
+        out.line(|_| loaded.to_string().trim_end().to_owned())?;
+        return Ok(out.flush()?);
+    }
+    telemetry::init(&loaded.config.log_level, loaded.config.log_format)
+        .map_err(|error| CliError::Failed(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::file("the runtime", error))?;
+    let result = runtime.block_on(serve(loaded));
+    // What is left had its time, in `server::run`.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(loaded: Loaded) -> Result<(), CliError> {
+    let stop = shutdown::on_signal();
+    let listen = loaded.config.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|error| cannot_listen(listen, error))?;
+
+    warn!(version = env!("CARGO_PKG_VERSION"), mode = "memory", "events end with this process");
+    let settings: Vec<String> = loaded
+        .settings()
+        .map(|(name, value, origin)| format!("{name}={} ({origin})", value.trim_matches('"')))
+        .collect();
+    info!(settings = settings.join(", "), "configured");
+    if !listen.ip().is_loopback() {
+        warn!(%listen, "open to the network, and everyone there may read and write");
+    }
+    server::run(loaded.config, listener, stop)
+        .await
+        .map_err(|error| CliError::Failed(error.to_string()))
+}
+
+fn cannot_listen(listen: SocketAddr, error: io::Error) -> CliError {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        CliError::Failed(format!(
+            "{listen} is in use, maybe by another `annals serve`; choose another port with --listen"
+        ))
+    } else {
+        CliError::file(format!("cannot listen on {listen}"), error)
+    }
+}

@@ -1,0 +1,121 @@
+//! The binary as a shell sees it: stdout, stderr and exit code.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+/// The binary, without what the environment says to it.
+fn annals(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_annals"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ANNALS_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    annals(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// An address where nobody listens: it was free a moment ago.
+fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn without_arguments_it_explains_itself_on_one_screen() {
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output.stdout);
+    assert!(text.lines().count() <= 24, "{text}");
+    for command in ["serve", "append", "read", "tail", "streams", "info", "import", "export"] {
+        assert!(text.contains(&format!("\n  {command} ")), "{command} in\n{text}");
+        assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
+    }
+    assert!(text.contains("annals append Payment-1"), "{text}");
+}
+
+#[test]
+fn a_client_without_a_server_says_how_to_start_one() {
+    let server = nobody();
+    for command in ["info", "streams", "read", "tail"] {
+        let output = run(&[command, "--server", &server]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            text(&output.stderr),
+            format!("error: no server answers at http://{server}; start one with `annals serve`\n")
+        );
+    }
+}
+
+#[test]
+fn a_wrong_use_ends_with_2_before_any_server_is_asked() {
+    for arguments in [
+        &["nonsense"][..],
+        &["append", "Payment-1"],
+        &["append", "Payment-1", "Paid", "{not json"],
+        &["append", "Payment-1", "Paid", "{}", "--metadata", "novalue"],
+        &["append", "Payment-1", "Paid", "{}", "--metadata", "a=1", "--metadata", "a=2"],
+        &["append", "Payment-1", "Paid", "{}", "--id", "7"],
+        &["read", "Payment-1", "--tag", "vip"],
+        &["read", "--limit", "0"],
+        &["tail", "--after", "1", "--from-start"],
+        &["info", "--server", "https://127.0.0.1:2113"],
+        &["serve", "--listen", "nowhere"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let server = nobody();
+    for arguments in [
+        &["import", "/nowhere.ndjson", "--server", &server][..],
+        &["append", "Payment-1", "Paid", "@/nowhere.ndjson", "--server", &server],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let text = text(&output.stderr);
+        assert!(text.starts_with("error: /nowhere.ndjson: No such file"), "{text}");
+    }
+}
+
+#[test]
+fn the_configuration_is_printed_with_its_origins() {
+    let output = annals(&["serve", "--print-config", "--bench-service", "--tags-max", "3"])
+        .env("ANNALS_LISTEN", "127.0.0.1:9")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output.stdout);
+    for (setting, origin) in [
+        ("listen = \"127.0.0.1:9\"", "# environment"),
+        ("bench-service = true", "# flag"),
+        ("tags-max = 3", "# flag"),
+        ("log-level = \"info\"", "# default"),
+    ] {
+        let line = text.lines().find(|line| line.starts_with(setting));
+        assert!(line.is_some_and(|line| line.ends_with(origin)), "{setting} {origin} in\n{text}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_said_to_be() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&["serve", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = text(&output.stderr);
+    assert!(text.contains(&format!("{address} is in use")), "{text}");
+}

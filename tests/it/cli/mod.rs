@@ -1,0 +1,5 @@
+//! The command line from the outside: options, files, exit codes.
+
+mod commands;
+mod config;
+mod import_file;

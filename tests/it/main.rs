@@ -1,0 +1,4 @@
+//! The tests that need more than one module, linked once.
+#![allow(clippy::unwrap_used)]
+
+mod cli;
