@@ -23,9 +23,7 @@ use crate::{
         log::LogWriter,
         store::Store,
     },
-    service::{
-        command::CommandService, query::QueryService, subscription::SubscriptionService,
-    },
+    service::{command::CommandService, query::QueryService, subscription::SubscriptionService},
     wire::{
         admin::Admin,
         call::CallLayer,
@@ -82,12 +80,14 @@ pub async fn run(
         Arc::clone(&clock),
         config.append_queue_max,
     ));
-    tracing::warn!("memory mode: nothing survives this process");
 
     let (health, health_service) = tonic_health::server::health_reporter();
     let routes = routes(&config, &store, &clock, &stop, health.clone()).await?;
     let routes = routes.add_service(health_service);
 
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "listening");
+    }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -178,7 +178,9 @@ async fn routes(
         health.set_service_status(service, ServingStatus::Serving).await;
     }
     // grpcurl 1.8 and others ask for v1alpha only.
-    Ok(routes.add_service(reflection(config).build_v1()?).add_service(reflection(config).build_v1alpha()?))
+    Ok(routes
+        .add_service(reflection(config).build_v1()?)
+        .add_service(reflection(config).build_v1alpha()?))
 }
 
 /// What a reflection client may see: the services that are served, and every error's details.

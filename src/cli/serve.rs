@@ -89,7 +89,8 @@ pub fn run(args: ServeArgs) -> Result<(), CliError> {
 }
 
 async fn serve(loaded: Loaded) -> Result<(), CliError> {
-    let stop = shutdown::on_signal();
+    let stop = shutdown::on_signal()
+        .map_err(|error| CliError::Failed(format!("cannot handle signals: {error}")))?;
     let listen = loaded.config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|error| cannot_listen(listen, error))?;
 

@@ -154,9 +154,8 @@ impl Scan {
         let mut bytes = BytesMut::new();
         let mut events = 0;
         let mut jumps = JUMPS_MAX;
-        let block = |bytes: BytesMut, events| {
-            Progress::Block(Block { bytes: bytes.freeze(), events })
-        };
+        let block =
+            |bytes: BytesMut, events| Progress::Block(Block { bytes: bytes.freeze(), events });
         while events < events_max {
             let (position, more) = self.peek(&mut jumps);
             let Some(position) = position else {

@@ -347,7 +347,10 @@ impl Check {
         let event = NewEvent::new(id?, stream?, event_type?, tags, occurred_at, body);
         let (size, max) = (event.size_max(), limits.event_size_bytes_max);
         if size > max {
-            self.wrong(*at, format_args!("has {size} bytes as recorded, at most {max} are allowed"));
+            self.wrong(
+                *at,
+                format_args!("has {size} bytes as recorded, at most {max} are allowed"),
+            );
             return None;
         }
         Some(event)
@@ -387,7 +390,11 @@ impl Check {
         Some(Write { stream: stream?, events: checked, expected })
     }
 
-    fn conditions(&mut self, conditions: Vec<v1::AppendCondition>, limits: &Limits) -> Vec<Condition> {
+    fn conditions(
+        &mut self,
+        conditions: Vec<v1::AppendCondition>,
+        limits: &Limits,
+    ) -> Vec<Condition> {
         let root = At::Root;
         let field = root.field("conditions");
         if !self.at_most(field, conditions.len(), CONDITIONS_MAX, "entries") {
@@ -566,8 +573,13 @@ pub fn subscribe(
     request: v1::SubscribeRequest,
     limits: &Limits,
 ) -> Result<SubscribeOptions, InvalidRequest> {
-    let v1::SubscribeRequest { start, filters, batch_size, checkpoint_interval, heartbeat_interval } =
-        request;
+    let v1::SubscribeRequest {
+        start,
+        filters,
+        batch_size,
+        checkpoint_interval,
+        heartbeat_interval,
+    } = request;
     let mut check = Check::default();
     let root = At::Root;
     let start = match start {

@@ -22,10 +22,7 @@ pub struct Empty;
 
 #[tonic::async_trait]
 impl empty_service_server::EmptyService for Empty {
-    async fn call(
-        &self,
-        request: Request<CallRequest>,
-    ) -> Result<Response<CallResponse>, Status> {
+    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
         let payload_bytes = request.into_inner().payload.len() as u64;
         Ok(Response::new(CallResponse { payload_bytes }))
     }
@@ -36,9 +33,8 @@ impl empty_service_server::EmptyService for Empty {
         &self,
         request: Request<Streaming<EchoRequest>>,
     ) -> Result<Response<Self::EchoStream>, Status> {
-        let echo = |request: EchoRequest| EchoResponse {
-            payload_bytes: request.payload.len() as u64,
-        };
+        let echo =
+            |request: EchoRequest| EchoResponse { payload_bytes: request.payload.len() as u64 };
         let requests = request.into_inner();
         Ok(Response::new(Box::pin(requests.map(move |request| request.map(echo)))))
     }
