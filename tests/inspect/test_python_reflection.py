@@ -190,7 +190,7 @@ class Listener:
 
     def _accept(self):
         with contextlib.suppress(OSError):
-            client, _ = self._socket.accept() # The first connection only, so that frames do not mix.
+            client, _ = self._socket.accept()  # The first connection only, so that frames do not mix.
             server = socket.create_connection(self._server)
             for source, sink, kept in ((client, server, self._up), (server, client, self._down)):
                 threading.Thread(target=self._pass_on, args=(source, sink, kept), daemon=True).start()
@@ -217,8 +217,8 @@ def compressed_flags(connection):
         kind, flags = connection[index + 3], connection[index + 4]
         stream = int.from_bytes(connection[index + 5 : index + 9], "big")
         payload = connection[index + 9 : index + 9 + length]
-        if kind == 0: # DATA
-            if flags & 0x8: # PADDED
+        if kind == 0:  # DATA
+            if flags & 0x8:  # PADDED
                 payload = payload[1 : len(payload) - payload[0]]
             streams.setdefault(stream, bytearray()).extend(payload)
         index += 9 + length
