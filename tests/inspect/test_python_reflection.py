@@ -8,7 +8,7 @@ import threading
 import unittest
 
 import grpc
-from google.protobuf import any_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import annals
@@ -56,7 +56,6 @@ class Stranger:
     def unpack(self, details):
         found = {}
         for detail in details:
-            assert isinstance(detail, any_pb2.Any) or detail.DESCRIPTOR.full_name == "google.protobuf.Any"
             name = detail.type_url.rsplit("/", 1)[-1]
             found[name] = self.type(name).FromString(detail.value)
         return found
@@ -136,13 +135,13 @@ class PythonReflection(annals.Inspection):
     def test_a_compressed_request_is_accepted_and_the_answer_is_not_compressed(self):
         with Listener(self.address) as listener:
             stranger = Stranger(listener.address, compression=grpc.Compression.Gzip)
-            self.addCleanup(stranger.close)
             text = '"' + "a" * 20_000 + '"'
             append = stranger.method("annals.v1.CommandService/Append")
             self.assertEqual(append(stream="Zipped-1", events=[{"type": "Long", "text": text}]).version, 1)
             read = stranger.method("annals.v1.QueryService/ReadStream")
             (recorded,) = [event for batch in read(stream="Zipped-1") for event in batch.events]
             self.assertEqual(recorded.text, text)
+            stranger.close()
         up, down = listener.sent()
         self.assertIn(1, compressed_flags(up), "the client did compress")
         self.assertEqual(compressed_flags(down), {0})
@@ -180,20 +179,24 @@ class Listener:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self._socket.getsockname()[1]
         self._up, self._down = bytearray(), bytearray()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self._thread.join(annals.CALL_SECONDS)
         self._socket.close()
 
     def _accept(self):
         with contextlib.suppress(OSError):
             client, _ = self._socket.accept()  # The first connection only, so that frames do not mix.
-            server = socket.create_connection(self._server)
-            for source, sink, kept in ((client, server, self._up), (server, client, self._down)):
-                threading.Thread(target=self._pass_on, args=(source, sink, kept), daemon=True).start()
+            with client, socket.create_connection(self._server) as server:
+                down = threading.Thread(target=self._pass_on, args=(server, client, self._down))
+                down.start()
+                self._pass_on(client, server, self._up)
+                down.join()
 
     @staticmethod
     def _pass_on(source, sink, kept):
