@@ -177,6 +177,9 @@ impl Import {
                     Ok(append) => append,
                     Err(reason) => {
                         self.fail(line.number, &reason);
+                        if self.stop.is_cancelled() {
+                            break;
+                        }
                         continue;
                     }
                 };

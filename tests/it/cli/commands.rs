@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The binary, without what the environment says to it.
-fn annals(arguments: &[&str]) -> Command {
+pub fn annals(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_annals"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ANNALS_") {

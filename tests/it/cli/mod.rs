@@ -2,4 +2,5 @@
 
 mod commands;
 mod config;
+mod fake_server;
 mod import_file;
