@@ -239,7 +239,7 @@ fn an_import_appends_in_the_order_of_the_file_and_counts_what_was_there() {
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(appended, (1..=count).collect::<Vec<_>>());
     assert!(
-        stderr.starts_with("4 000 written, 1 000 already there, 0 failed; 3 streams"),
+        stderr.starts_with("4000 written, 1000 already there, 0 failed; 3 streams"),
         "{stderr}"
     );
 }
