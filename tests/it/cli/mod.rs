@@ -4,3 +4,4 @@ mod commands;
 mod config;
 mod fake_server;
 mod import_file;
+mod real_server;
