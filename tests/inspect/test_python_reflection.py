@@ -120,8 +120,14 @@ class PythonReflection(annals.Inspection):
 
     def test_invalid_utf8_is_the_clients_fault_and_names_the_field(self):
         append = self.stranger.method("annals.v1.CommandService/Append", raw=True)
-        # Field 1 (`stream`), two bytes that no UTF-8 has; a truncated message; a wire type of no use.
-        for request, named in ((b"\x0a\x02\xff\xfe", "stream"), (b"\x0a\x7f", ""), (b"\x0f", "")):
+        no_utf8 = b"\x02\xff\xfe"
+        cases = (
+            (b"\x0a" + no_utf8, ["stream"]),
+            (b"\x0a\x01x\x12\x04\x12" + no_utf8, ["events.type"]),
+            (b"\x0a\x7f", None),  # Shorter than it says.
+            (b"\x0f", None),  # A wire type that does not exist.
+        )
+        for request, named in cases:
             with self.subTest(request):
                 with self.assertRaises(grpc.RpcError) as raised:
                     append(request)
@@ -129,8 +135,7 @@ class PythonReflection(annals.Inspection):
                 details = self.stranger.details(raised.exception)
                 self.assertEqual(details["google.rpc.ErrorInfo"].reason, "INVALID_REQUEST")
                 fields = [violation.field for violation in details["google.rpc.BadRequest"].field_violations]
-                if named:
-                    self.assertEqual(fields, [named])
+                self.assertEqual(fields, named or fields)
 
     def test_a_compressed_request_is_accepted_and_the_answer_is_not_compressed(self):
         text = '"' + "a" * 20_000 + '"'
