@@ -35,8 +35,7 @@ class Grpcurl(annals.Inspection):
         """The fields that the answer to a bad request names."""
         details = self.refuse(method, data, "InvalidArgument")
         self.assertEqual(details["google.rpc.ErrorInfo"]["reason"], "INVALID_REQUEST")
-        # grpcurl 1.8.6 writes details with the names of the .proto.
-        violations = details["google.rpc.BadRequest"]["field_violations"]
+        violations = details["google.rpc.BadRequest"]["fieldViolations"]
         self.assertTrue(all(violation["description"] for violation in violations))
         return [violation["field"] for violation in violations]
 
@@ -46,7 +45,7 @@ class Grpcurl(annals.Inspection):
 
     def test_list_names_every_service(self):
         listed = self.succeed("list").out.split()
-        for service in [*annals.SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"]:
+        for service in [*annals.SERVICES, "grpc.health.v1.Health"]:
             self.assertIn(service, listed)
 
     def test_describe_shows_every_service_with_its_comments(self):
@@ -197,7 +196,7 @@ class Grpcurl(annals.Inspection):
             ({**good, "events": [{"type": "Opened", "id": zero}]}, "events[0].id"),
             ({**good, "events": [{"type": "Opened", "id": "7"}]}, "events[0].id"),
             ({**good, "events": [{"type": "Opened", "contentType": "nonsense"}]}, "events[0].content_type"),
-            ({**good, "events": [{"type": "Opened", "tags": ["a", "a"]}]}, "events[0].tags[1]"),
+            ({**good, "events": [{"type": "Opened", "tags": ["a", "a"]}]}, "events[0].tags"),
         ]
         for request, field in cases:
             with self.subTest(field=field, request=str(request)[:80]):
