@@ -120,3 +120,148 @@ impl Store {
         self.writer.lock().expect("panics are caught inside")
     }
 }
+
+#[cfg(all(test, feature = "shuttle", not(feature = "loom")))]
+mod model {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::core::{
+        append::Write,
+        clock::ManualClock,
+        commit_log::memory::Memory,
+        event::NewEvent,
+        log::format::{self, Body, Data},
+        name::Name,
+        position::{Position, Version},
+    };
+
+    const CALLERS: u128 = 3;
+    const CALLS: u128 = 3;
+
+    fn store() -> Arc<Store> {
+        // Segments end after a few events.
+        let log = LogWriter::with_segment_size(400);
+        Arc::new(Store::new(log, Box::new(Memory), Arc::new(ManualClock::default()), 64))
+    }
+
+    fn proposal(id: u128, expected: Option<Version>) -> Proposal {
+        let name = |text| Name::new(text, 100).expect("a name");
+        let stream = name("Account-1");
+        let body = Body {
+            stream: "",
+            event_type: "",
+            data: Data::None,
+            content_type: "",
+            correlation_id: "",
+            causation_id: "",
+            metadata: Vec::new(),
+            tags: Vec::new(),
+        };
+        let event =
+            |id| NewEvent::new(Uuid::from_u128(id), &stream, name("T"), vec![], None, body.clone());
+        let events = vec![event(2 * id), event(2 * id + 1)];
+        Proposal {
+            writes: vec![Write { stream: stream.clone(), events, expected }],
+            ..Proposal::default()
+        }
+    }
+
+    fn call(store: &Store, proposal: Proposal) -> Result<Committed, AppendError> {
+        let (mut answer, leads) = store.submit(proposal)?;
+        if leads {
+            while store.lead(1) {}
+        }
+        loop {
+            match answer.try_recv() {
+                Ok(answer) => return answer,
+                Err(oneshot::error::TryRecvError::Empty) => shuttle::thread::yield_now(),
+                Err(oneshot::error::TryRecvError::Closed) => panic!("an append got no answer"),
+            }
+        }
+    }
+
+    /// What a reader sees is dense, whole, in whole commits, and in every index.
+    fn check(store: &Store) -> Position {
+        let history = store.history();
+        let reader = history.log.reader();
+        let head = reader.head();
+        assert_eq!(head.get() % 2, 0, "commits of two are seen whole");
+        let mut after = Position::ZERO;
+        while let Some(slice) = reader.slice(after, u64::MAX, 300) {
+            after = slice.last;
+        }
+        assert_eq!(after, head);
+        for position in 1..=head.get() {
+            let position = Position::new(position);
+            let event = reader.event(position).expect("below the head");
+            assert_eq!(event.stamp.position, position);
+            assert_eq!(event.stamp.version.get(), position.get(), "there is one stream");
+            assert_eq!(history.find(&event.stamp.id, &reader), Some(position));
+            let record = reader.record(position).expect("below the head");
+            assert!(format::has_id(record, &event.stamp.id));
+        }
+        assert_eq!(history.streams.count("Account-1", head), head.get());
+        assert_eq!(history.types.count("T", head), head.get());
+        head
+    }
+
+    #[test]
+    fn readers_see_whole_commits_while_callers_lead_each_other() {
+        shuttle::check_random(
+            || {
+                let store = store();
+                let callers: Vec<_> = (0..CALLERS)
+                    .map(|caller| {
+                        let store = Arc::clone(&store);
+                        shuttle::thread::spawn(move || {
+                            for id in 0..CALLS {
+                                let answer = call(&store, proposal(1 + caller * CALLS + id, None));
+                                let committed = answer.expect("nothing refuses it");
+                                let head = store.history().log.watermark().get();
+                                assert!(committed.last <= head, "answered before it is visible");
+                            }
+                        })
+                    })
+                    .collect();
+                let mut seen = Position::ZERO;
+                for _ in 0..3 {
+                    let head = check(&store);
+                    assert!(seen <= head);
+                    seen = head;
+                }
+                for caller in callers {
+                    caller.join().expect("no caller panics");
+                }
+                let all = u64::try_from(2 * CALLERS * CALLS).expect("a small number");
+                assert_eq!(check(&store).get(), all);
+            },
+            2000,
+        );
+    }
+
+    #[test]
+    fn of_racing_appends_that_expect_the_same_version_one_wins() {
+        shuttle::check_random(
+            || {
+                let store = store();
+                let callers: Vec<_> = (0..CALLERS)
+                    .map(|caller| {
+                        let store = Arc::clone(&store);
+                        shuttle::thread::spawn(move || {
+                            call(&store, proposal(1 + caller, Some(Version::ZERO))).is_ok()
+                        })
+                    })
+                    .collect();
+                let won = callers
+                    .into_iter()
+                    .map(|caller| caller.join().expect("no caller panics"))
+                    .filter(|won| *won)
+                    .count();
+                assert_eq!(won, 1);
+                assert_eq!(check(&store), Position::new(2));
+            },
+            2000,
+        );
+    }
+}
