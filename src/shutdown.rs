@@ -1,7 +1,7 @@
 //! What stops in which order, and by when.
 //!
 //! 1. The signal, or whoever owns the token, cancels it.
-//! 2. Health says NOT_SERVING; no new connection is taken, and connections are told to go away.
+//! 2. Health says `NOT_SERVING`; no new connection is taken, and connections are told to go away.
 //! 3. Subscriptions and pipelines end with UNAVAILABLE; a subscription says where to resume. Other
 //!    calls in flight finish.
 //! 4. What is not done by the deadline is dropped. An acknowledged event is where its mode keeps it by

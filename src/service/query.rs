@@ -106,13 +106,10 @@ impl QueryService {
             return Ok(());
         }
         let patience = patience.unwrap_or(MIN_POSITION_WAIT_MAX).min(MIN_POSITION_WAIT_MAX);
-        match tokio::time::timeout(patience, watermark.beyond(min_position.previous())).await {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                let head = watermark.get();
-                Err(QueryError::MinPositionNotReached { min_position, head })
-            }
-        }
+        let beyond = watermark.beyond(min_position.previous());
+        let reached = tokio::time::timeout(patience, beyond).await.is_ok();
+        let head = watermark.get();
+        if reached { Ok(()) } else { Err(QueryError::MinPositionNotReached { min_position, head }) }
     }
 
     /// A walk over one stream.

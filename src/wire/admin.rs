@@ -67,7 +67,7 @@ fn memory(store: &Store) -> Memory {
 }
 
 /// The resident set, where the operating system tells it as Linux does: in KiB, in `VmRSS` of
-/// /proc/self/status (proc_pid_status(5)).
+/// /proc/self/status (`proc_pid_status(5)`).
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -17,7 +17,7 @@ use crate::{
     service::command::{CommandService, outcome},
 };
 
-/// So many appends of one AppendStream are on their way at once; then it is read no further.
+/// So many appends of one `AppendStream` are on their way at once; then it is read no further.
 const PIPELINE_MAX: usize = 1024;
 
 /// The service on the wire.
@@ -109,7 +109,7 @@ enum Pending {
     End(Status),
 }
 
-/// Reads one AppendStream and hands its appends in, in their order. It waits for no answer, so that
+/// Reads one `AppendStream` and hands its appends in, in their order. It waits for no answer, so that
 /// appends overlap on their way; it ends with the stream, in both directions.
 struct Pipeline {
     service: CommandService,

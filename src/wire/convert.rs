@@ -40,7 +40,7 @@ const CHECKPOINT_INTERVAL_DEFAULT: u32 = 10_000;
 const CHECKPOINT_INTERVAL_MAX: u32 = 1_000_000;
 const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
-const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_hours(1);
 
 /// One field and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,8 +181,19 @@ enum Kind {
     Binary,
 }
 
-/// What a content type holds; `None`: we do not know it. Parameters are not taken.
+/// What a content type holds; `None`: we do not know it. (Media types as in RFC 9110, 8.3.1: case does not
+/// matter. Of the parameters only `charset` does: text that is not UTF-8 is binary data to us.)
 fn kind(content_type: &str) -> Option<Kind> {
+    let content_type = content_type.to_ascii_lowercase();
+    let (content_type, parameters) = content_type.split_once(';').unwrap_or((&content_type, ""));
+    let utf8 = parameters
+        .split(';')
+        .filter_map(|parameter| parameter.trim().strip_prefix("charset="))
+        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "us-ascii"));
+    let content_type = content_type.trim_end();
+    if parameters.chars().any(char::is_control) {
+        return None;
+    }
     let token = |text: &str| {
         !text.is_empty()
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
@@ -211,9 +222,9 @@ fn kind(content_type: &str) -> Option<Kind> {
             ) || sub.starts_with("vnd.")
                 || sub.starts_with("x-")));
     match (readable, known) {
-        (true, _) => Some(Kind::Text),
-        (false, true) => Some(Kind::Binary),
+        (true, _) if utf8 => Some(Kind::Text),
         (false, false) => None,
+        _ => Some(Kind::Binary),
     }
 }
 
@@ -250,13 +261,14 @@ impl Check {
                 return None;
             }
             (Some(Sent::Binary(bytes)), Kind::Binary) => Data::Binary(bytes),
-            (Some(Sent::Binary(bytes)), Kind::Text) => match str::from_utf8(bytes) {
-                Ok(text) => Data::Text(text),
-                Err(_) => {
+            (Some(Sent::Binary(bytes)), Kind::Text) => {
+                if let Ok(text) = str::from_utf8(bytes) {
+                    Data::Text(text)
+                } else {
                     self.wrong(at.field("binary"), "is not UTF-8, which the content type asks for");
                     return None;
                 }
-            },
+            }
         };
         let recorded_default = match data {
             Data::Binary(_) => BINARY_DEFAULT,
@@ -644,5 +656,30 @@ impl From<NameFacts> for v1::CategoryInfo {
 impl From<NameFacts> for v1::EventTypeInfo {
     fn from(NameFacts { name, events, last }: NameFacts) -> Self {
         Self { name, event_count: events, last_position: last.get() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_type_is_readable_or_binary_or_unknown() {
+        for readable in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "Application/JSON;Charset=\"UTF-8\"",
+            "application/vnd.acme.payment+json",
+            "application/xml",
+            "text/plain",
+        ] {
+            assert_eq!(kind(readable), Some(Kind::Text), "{readable}");
+        }
+        for binary in ["application/octet-stream", "image/png", "text/plain; charset=latin1"] {
+            assert_eq!(kind(binary), Some(Kind::Binary), "{binary}");
+        }
+        for unknown in ["", "json", "application/", "/json", "a/b", "application/jso n", "x/y;z"] {
+            assert_eq!(kind(unknown), None, "{unknown}");
+        }
     }
 }

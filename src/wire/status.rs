@@ -24,12 +24,12 @@ type Facts<const N: usize> = [(&'static str, String); N];
 fn status<const N: usize>(
     code: Code,
     reason: &str,
-    message: impl ToString,
+    message: impl Into<String>,
     facts: Facts<N>,
 ) -> Status {
     let facts = facts.into_iter().map(|(key, value)| (key.to_owned(), value));
     let details = ErrorDetails::with_error_info(reason, DOMAIN, facts.collect::<HashMap<_, _>>());
-    Status::with_error_details(code, short(message.to_string()), details)
+    Status::with_error_details(code, short(message.into()), details)
 }
 
 fn short(mut text: String) -> String {

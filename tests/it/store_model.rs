@@ -289,7 +289,8 @@ impl Caller {
                         stream: STREAMS[stream],
                         events: (0..count).map(|_| self.event(stream)).collect(),
                         expected: expect.map(|by| {
-                            model.stream(STREAMS[stream]).len() as u64 + by.unsigned_abs() as u64
+                            model.stream(STREAMS[stream]).len() as u64
+                                + u64::from(by.unsigned_abs())
                         }),
                     })
                     .collect();

@@ -204,7 +204,7 @@ mod model {
     use super::*;
     use crate::core::log::watermark::WatermarkWriter;
 
-    /// Also while the shard grows. Seen to fail with Relaxed in `WatermarkWriter::advance`.
+    /// Also while the shard grows. Seen to fail where the watermark advances before the insert.
     #[test]
     fn an_id_that_the_watermark_covers_is_found() {
         // The growth at the fifteenth entry falls into the modelled part.

@@ -176,9 +176,9 @@ impl Reader {
         while low < high {
             let middle = Position::new(low.get() + (high.get() - low.get()).div_ceil(2));
             if segment.offset(middle) - begin <= bytes_max {
-                low = middle
+                low = middle;
             } else {
-                high = middle.previous()
+                high = middle.previous();
             }
         }
         if low > first && record_end(segment, low) - begin > bytes_max {
