@@ -185,12 +185,17 @@ fn data_of(data: Vec<u8>, content_type: &str) -> Result<new_event::Data, CliErro
     let text = String::from_utf8(data).map_err(|_| {
         CliError::Usage("the data is not UTF-8; say what it is with --content-type".to_owned())
     })?;
-    if json && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&text) {
-        return Err(CliError::Usage(format!(
-            "the data is not JSON: {error}\n  got: {}\n  a JSON string has quotes of its own: '\"text\"'; \
-             for other data say --content-type text/plain",
-            text.chars().take(200).collect::<String>(),
-        )));
+    if !json {
+        return Ok(new_event::Data::Text(text));
     }
-    Ok(new_event::Data::Text(text))
+    // A file's last line end is not the data's; without it an export can nest the data as it is.
+    let text = text.trim_matches([' ', '\t', '\r', '\n']);
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) => Ok(new_event::Data::Text(text.to_owned())),
+        Err(error) => Err(CliError::Usage(format!(
+            "the data is not JSON: {error}\n  got: {}\n  a JSON string has quotes of its own: \
+             '\"text\"'; for other data say --content-type text/plain",
+            text.chars().take(200).collect::<String>(),
+        ))),
+    }
 }

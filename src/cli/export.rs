@@ -78,9 +78,9 @@ pub async fn run(args: ExportArgs) -> Result<(), CliError> {
     bar.finish_and_clear();
     eprintln!(
         "{} exported; {:.2} s, {} events/s",
-        grouped(written),
+        written,
         started.elapsed().as_secs_f64(),
-        grouped(per_second(written, started)),
+        per_second(written, started),
     );
     Ok(())
 }

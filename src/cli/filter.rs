@@ -2,24 +2,25 @@
 
 use crate::wire::proto::v1::Filter;
 
+const HEADING: &str = "Which events";
+
 /// Different options must all match; of one option's values any.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Which events")]
 pub struct FilterArgs {
     /// Events of this category's streams; may be repeated
-    #[arg(long, value_name = "CATEGORY")]
+    #[arg(help_heading = HEADING, long, value_name = "CATEGORY")]
     category: Vec<String>,
     /// Events of this type; may be repeated
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(help_heading = HEADING, long = "type", value_name = "TYPE")]
     types: Vec<String>,
     /// Events with this tag; of several tags any
-    #[arg(long, value_name = "TAG")]
+    #[arg(help_heading = HEADING, long, value_name = "TAG")]
     tag: Vec<String>,
     /// Events with this tag; of several tags all
-    #[arg(long, value_name = "TAG")]
+    #[arg(help_heading = HEADING, long, value_name = "TAG")]
     tag_all: Vec<String>,
     /// Events of this stream; may be repeated
-    #[arg(long, value_name = "STREAM")]
+    #[arg(help_heading = HEADING, long, value_name = "STREAM")]
     in_stream: Vec<String>,
 }
 

@@ -177,6 +177,9 @@ impl Import {
                     Ok(append) => append,
                     Err(reason) => {
                         self.fail(line.number, &reason);
+                        if self.stop.is_cancelled() {
+                            break;
+                        }
                         continue;
                     }
                 };
@@ -294,12 +297,12 @@ impl Import {
         let events = tally.written + tally.already_there;
         eprintln!(
             "{} written, {} already there, {} failed; {} streams; {:.2} s, {} events/s",
-            grouped(tally.written),
-            grouped(tally.already_there),
-            grouped(tally.failed),
-            grouped(tally.streams.len() as u64),
+            tally.written,
+            tally.already_there,
+            tally.failed,
+            tally.streams.len(),
             self.started.elapsed().as_secs_f64(),
-            grouped(per_second(events, self.started)),
+            per_second(events, self.started),
         );
         if self.receiving_failed.get() {
             output::note("import the file again: what is there already is not written twice");

@@ -84,7 +84,13 @@ impl Tail {
                 match self.subscribe().await {
                     Ok(messages) => break messages,
                     Err(error) if passes(&error) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        if matches!(&error, CliError::Refused(it) if it.code() == Code::OutOfRange)
+                        {
+                            output::note("the server has another log now; --from-start follows it");
+                        }
+                        return Err(error);
+                    }
                 }
             };
         }

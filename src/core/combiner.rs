@@ -83,3 +83,70 @@ impl<T> ArrayQueue<T> {
         self.items.lock().expect("no holder panics").pop_front()
     }
 }
+
+#[cfg(all(test, feature = "loom"))]
+mod model {
+    use loom::sync::Arc;
+
+    use super::*;
+
+    /// Leads if it must, counting what it has done in a cell that only a leader may touch.
+    fn call(combiner: &Combiner<usize>, done: &loom::cell::UnsafeCell<usize>, item: usize) {
+        if combiner.push(item).expect("there is room") {
+            loop {
+                let count = combiner.take(2, |_| done.with_mut(|_| ()));
+                if !combiner.done(count) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// loom's cell fails if two leaders touch it without an order between them. Seen to fail with
+    /// Relaxed in `push` or in `done`.
+    #[test]
+    fn leaders_follow_one_another_and_leave_nothing() {
+        loom::model(|| {
+            let shared = Arc::new((Combiner::new(4), Cell(loom::cell::UnsafeCell::new(0))));
+            let threads: Vec<_> = (0..2)
+                .map(|item| {
+                    let shared = Arc::clone(&shared);
+                    loom::thread::spawn(move || call(&shared.0, &shared.1.0, item))
+                })
+                .collect();
+            call(&shared.0, &shared.1.0, 2);
+            for thread in threads {
+                thread.join().expect("no caller panics");
+            }
+            // Whoever led last has left nothing behind.
+            assert_eq!(shared.0.waiting.load(Ordering::Acquire), 0);
+            assert!(shared.0.queue.pop().is_none());
+        });
+    }
+
+    struct Cell(loom::cell::UnsafeCell<usize>);
+    // SAFETY: loom checks every access; that is what the cell is for.
+    #[allow(unsafe_code)]
+    unsafe impl Sync for Cell {}
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    unsafe impl Send for Cell {}
+}
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_gives_the_item_back_and_the_first_caller_leads() {
+        let combiner = Combiner::new(2);
+        assert_eq!(combiner.push('a'), Ok(true));
+        assert_eq!(combiner.push('b'), Ok(false));
+        assert_eq!(combiner.push('c'), Err('c'));
+        let mut taken = Vec::new();
+        let count = combiner.take(10, |item| taken.push(item));
+        assert_eq!((count, taken), (2, vec!['a', 'b']));
+        assert!(!combiner.done(count), "nothing is left");
+        assert_eq!(combiner.push('d'), Ok(true), "so the next one leads");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use super::{
     history::History,
     log::LogWriter,
     sequencer::Sequencer,
+    sync::Mutex,
 };
 
 /// So many proposals are decided before they are published and answered together.
@@ -115,7 +116,7 @@ impl Store {
         true
     }
 
-    fn writer(&self) -> std::sync::MutexGuard<'_, Writer> {
+    fn writer(&self) -> impl std::ops::DerefMut<Target = Writer> {
         self.writer.lock().expect("panics are caught inside")
     }
 }

@@ -173,3 +173,88 @@ impl Positions {
         low
     }
 }
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The list and a plain vector say the same of any position, at every length: also across the
+        /// growth of the first block, the begin of further ones, and gaps of more than 32 bits.
+        #[test]
+        fn a_list_is_what_a_vector_of_its_positions_is(
+            gaps in proptest::collection::vec(
+                prop_oneof![20 => 1u64..4, 1 => 1u64 << 31..1 << 33], 1..1500),
+            probes in proptest::collection::vec(any::<proptest::sample::Index>(), 20),
+        ) {
+            let mut writer = SoleWriter::new();
+            let mut model: Vec<u64> = Vec::new();
+            let mut list: Option<PositionList> = None;
+            for gap in gaps {
+                let position = model.last().copied().unwrap_or(0) + gap;
+                model.push(position);
+                match &list {
+                    None => list = Some(PositionList::new(Position::new(position))),
+                    Some(list) => list.push(Position::new(position), &mut writer),
+                }
+            }
+            let view = list.expect("at least one").view();
+            for (index, position) in model.iter().enumerate() {
+                prop_assert_eq!(view.get(index as u64), Some(Position::new(*position)));
+            }
+            prop_assert_eq!(view.get(model.len() as u64), None);
+            for probe in probes {
+                let near = model[probe.index(model.len())];
+                for at in [near - 1, near, near + 1] {
+                    let count = model.partition_point(|position| *position <= at) as u64;
+                    let at = Position::new(at);
+                    prop_assert_eq!(view.count(at), count);
+                    let after = model.iter().find(|position| **position >= at.get());
+                    prop_assert_eq!(view.at_or_after(at).map(Position::get), after.copied());
+                    let before = model.iter().rev().find(|position| **position <= at.get());
+                    prop_assert_eq!(view.at_or_before(at).map(Position::get), before.copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_list_takes_little_more_than_four_bytes_a_position() {
+        let mut writer = SoleWriter::new();
+        let list = PositionList::new(Position::new(1));
+        for position in 2..=1_000_000 {
+            list.push(Position::new(position), &mut writer);
+        }
+        assert!(list.allocated() < 4_200_000, "{}", list.allocated());
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod model {
+    use super::*;
+
+    /// Seen to fail with Relaxed in `Block::push` or in `Block::len`.
+    #[test]
+    fn who_sees_a_length_sees_the_entries_below_it() {
+        loom::model(|| {
+            let list = Arc::new(PositionList::new(Position::new(1)));
+            let writer = {
+                let list = Arc::clone(&list);
+                loom::thread::spawn(move || {
+                    let mut permit = SoleWriter::new();
+                    list.push(Position::new(3), &mut permit);
+                    // The block is full: it is copied into a larger one.
+                    list.push(Position::new(7), &mut permit);
+                })
+            };
+            let view = list.view();
+            let count = view.count(Position::MAX);
+            let seen: Vec<_> = (0..count).map(|index| view.get(index).map(Position::get)).collect();
+            assert_eq!(seen, [Some(1), Some(3), Some(7)][..seen.len()]);
+            writer.join().expect("the writer does not panic");
+            assert_eq!(list.view().count(Position::MAX), 3);
+        });
+    }
+}

@@ -260,3 +260,101 @@ const _: () = {
     assert!(format::HEADER_SIZE_BYTES_MAX + commit <= SEGMENT_SIZE_BYTES, "one commit fits");
     assert!(SEGMENT_SIZE_BYTES <= u32::MAX as usize, "an offset fits");
 };
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::core::{clock::Timestamp, log::format::Stamp, position::Version};
+
+    fn records(first: u64, count: u64) -> (Vec<u8>, Vec<u32>) {
+        let (mut bytes, mut begins) = (Vec::new(), Vec::new());
+        for position in first..first + count {
+            begins.push(u32::try_from(bytes.len()).expect("a small number"));
+            let stamp = Stamp {
+                id: Uuid::from_u128(u128::from(position)),
+                position: Position::new(position),
+                version: Version::new(position),
+                recorded_at: Timestamp::default(),
+                occurred_at: Timestamp::default(),
+            };
+            format::put_event(&mut bytes, &stamp, &[0x32, 1, b's', 0x3a, 1, b't']);
+        }
+        (bytes, begins)
+    }
+
+    #[test]
+    fn a_slice_outlives_the_segment_and_its_writer() {
+        let mut writer = SegmentWriter::new(Position::new(5), 1000);
+        let (bytes, begins) = records(5, 2);
+        writer.append(&bytes, &begins);
+        let segment = Arc::clone(writer.segment());
+        let begin = segment.offset(Position::new(5));
+        let slice = segment.slice(begin..begin + bytes.len());
+        assert_eq!(segment.record(Position::new(6)), &bytes[begins[1] as usize..]);
+        drop((segment, writer));
+        assert_eq!(slice, bytes);
+    }
+
+    #[test]
+    fn readers_read_while_the_writer_writes() {
+        let mut writer = SegmentWriter::new(Position::new(1), 100_000);
+        let segment = Arc::clone(writer.segment());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for position in 1..=500 {
+                    let (bytes, begins) = records(position, 1);
+                    writer.append(&bytes, &begins);
+                }
+            });
+            let (all, _) = records(1, 500);
+            let mut header = Vec::new();
+            format::put_header(&mut header, Position::new(1));
+            let begin = header.len();
+            let mut seen = 0;
+            while seen < all.len() {
+                let bytes = segment.readable(begin..);
+                assert!(bytes.len() >= seen, "what is readable stays readable");
+                seen = bytes.len();
+                assert_eq!(bytes, &all[..seen]);
+            }
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "only what is readable is read")]
+    fn nothing_is_read_that_is_not_written() {
+        let writer = SegmentWriter::new(Position::new(1), 1000);
+        let written = writer.size();
+        let _ = writer.segment().slice(0..written + 1).len();
+    }
+
+    #[test]
+    #[should_panic(expected = "a write stays inside")]
+    fn nothing_is_written_beyond_the_end() {
+        let mut writer = SegmentWriter::new(Position::new(1), 100);
+        writer.append(&[0; 200], &[]);
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod model {
+    use super::*;
+
+    /// Seen to fail with Relaxed in `SegmentWriter::append` or in `Segment::readable`.
+    #[test]
+    fn what_is_readable_is_not_written_any_more() {
+        loom::model(|| {
+            let mut writer = SegmentWriter::new(Position::new(1), 24);
+            let segment = Arc::clone(writer.segment());
+            let thread = loom::thread::spawn(move || {
+                writer.append(&[1, 1], &[]);
+                writer.append(&[2], &[]);
+            });
+            let seen = segment.readable(0..).len();
+            assert!(seen >= 11, "the header was there before");
+            thread.join().expect("the writer does not panic");
+        });
+    }
+}

@@ -75,3 +75,32 @@ impl Default for WatermarkWriter {
         Self::new()
     }
 }
+
+#[cfg(all(test, feature = "loom"))]
+mod model {
+    use super::*;
+
+    /// Seen to fail with Relaxed in `advance` or in `get`.
+    #[test]
+    fn what_was_written_before_the_watermark_is_seen_with_it() {
+        loom::model(|| {
+            let mut watermark = WatermarkWriter::new();
+            let shared = Arc::clone(watermark.shared());
+            let written = Arc::new(loom::sync::atomic::AtomicU64::new(0));
+            let writer = {
+                let written = Arc::clone(&written);
+                loom::thread::spawn(move || {
+                    for position in 1..=2 {
+                        // Relaxed: the watermark publishes it.
+                        written.store(position, Ordering::Relaxed);
+                        watermark.advance(Position::new(position));
+                    }
+                })
+            };
+            let seen = shared.get();
+            // Relaxed: the watermark has published it.
+            assert!(written.load(Ordering::Relaxed) >= seen.get());
+            writer.join().expect("the writer does not panic");
+        });
+    }
+}

@@ -1,12 +1,14 @@
 //! The binary as a shell sees it: stdout, stderr and exit code.
 
 use std::{
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     process::{Command, Output, Stdio},
 };
 
+use tokio::net::TcpSocket;
+
 /// The binary, without what the environment says to it.
-fn annals(arguments: &[&str]) -> Command {
+pub fn annals(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_annals"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ANNALS_") {
@@ -25,9 +27,13 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// An address where nobody listens: it was free a moment ago.
-fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+/// An address that refuses connections, as long as the socket lives: bound, so that nobody else gets
+/// it, and not listening.
+fn nobody() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
 }
 
 #[test]
@@ -45,7 +51,7 @@ fn without_arguments_it_explains_itself_on_one_screen() {
 
 #[test]
 fn a_client_without_a_server_says_how_to_start_one() {
-    let server = nobody();
+    let (_socket, server) = nobody();
     for command in ["info", "streams", "read", "tail"] {
         let output = run(&[command, "--server", &server]);
         assert_eq!(output.status.code(), Some(1));
@@ -79,7 +85,7 @@ fn a_wrong_use_ends_with_2_before_any_server_is_asked() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let server = nobody();
+    let (_socket, server) = nobody();
     for arguments in [
         &["import", "/nowhere.ndjson", "--server", &server][..],
         &["append", "Payment-1", "Paid", "@/nowhere.ndjson", "--server", &server],

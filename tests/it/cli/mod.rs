@@ -2,4 +2,6 @@
 
 mod commands;
 mod config;
+mod fake_server;
 mod import_file;
+mod real_server;

@@ -1,0 +1,275 @@
+//! The commands against a server that is scripted: what a real one does only on a bad day.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    pin::Pin,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use annals::wire::{
+    block::EventBlock,
+    proto::v1::{
+        AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CaughtUp,
+        CommitRequest, CommitResponse, RecordedEvent, SubscribeRequest, SubscribeResponse,
+        SubscriptionConfirmed,
+        append_stream_response::Result as Answer,
+        command_service_server::{CommandService, CommandServiceServer},
+        recorded_event::Data,
+        subscribe_request::Start,
+        subscribe_response::Message,
+        subscription_service_server::{SubscriptionService, SubscriptionServiceServer},
+    },
+};
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::commands::annals;
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers each subscription with the next script, then says nothing more; refuses and repeats appends
+/// by their event's type.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    scripts: Vec<Vec<Result<Message, Status>>>,
+    starts: Vec<Option<Start>>,
+    appended: Vec<(String, String)>,
+}
+
+#[tonic::async_trait]
+impl SubscriptionService for Fake {
+    type SubscribeStream = Messages<SubscribeResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let mut state = self.0.lock().unwrap();
+        state.starts.push(request.into_inner().start);
+        let script = state.scripts.remove(0);
+        let messages = script
+            .into_iter()
+            .map(|message| message.map(|message| SubscribeResponse { message: Some(message) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages).chain(tokio_stream::pending()))))
+    }
+}
+
+#[tonic::async_trait]
+impl CommandService for Fake {
+    type AppendStreamStream = Messages<AppendStreamResponse>;
+
+    async fn append(&self, _: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
+        let mut details = ErrorDetails::new();
+        details
+            .set_error_info("INVALID_REQUEST", "annals", [("a".to_owned(), "1".to_owned())])
+            .add_bad_request_violation("events[0].type", "must not be empty");
+        Err(Status::with_error_details(tonic::Code::InvalidArgument, "the request is bad", details))
+    }
+
+    async fn commit(&self, _: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
+        Err(Status::unimplemented("commit"))
+    }
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<AppendStreamRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let state = Arc::clone(&self.0);
+        let mut number = 0;
+        let answers = request.into_inner().map(move |request| {
+            let append = request?.append.unwrap();
+            let event = &append.events[0];
+            number += 1;
+            let result = match event.r#type.as_str() {
+                "Lost" => return Err(Status::unavailable("gone")),
+                "Refused" => Answer::Error(tonic_types::Status {
+                    code: tonic::Code::FailedPrecondition.into(),
+                    message: "somebody was first".to_owned(),
+                    details: Vec::new(),
+                }),
+                kind => {
+                    let mut state = state.lock().unwrap();
+                    state.appended.push((append.stream.clone(), event.id.clone()));
+                    Answer::Appended(AppendResponse {
+                        duplicate: kind == "Repeated",
+                        ..AppendResponse::default()
+                    })
+                }
+            };
+            Ok(AppendStreamResponse { request: number, result: Some(result) })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+impl Fake {
+    async fn start(self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder()
+            .add_service(SubscriptionServiceServer::new(self.clone()))
+            .add_service(CommandServiceServer::new(self))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        address
+    }
+}
+
+/// Runs the binary against a fake, and hands back what `drive` made of it and what the fake saw.
+fn against<T: Send + 'static>(
+    fake: Fake,
+    arguments: &[&str],
+    drive: impl FnOnce(Child) -> T + Send + 'static,
+) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let address = runtime.block_on(fake.start());
+    let mut command = annals(arguments);
+    command.env("ANNALS_SERVER", address.to_string());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let result = drive(command.spawn().unwrap());
+    runtime.shutdown_background();
+    result
+}
+
+fn event(position: u64) -> Message {
+    Message::Events(EventBlock {
+        events: vec![RecordedEvent {
+            position,
+            version: position,
+            stream: "Payment-1".to_owned(),
+            r#type: "Paid".to_owned(),
+            data: Some(Data::Text("{\"a\":1}".to_owned())),
+            metadata: BTreeMap::new(),
+            ..RecordedEvent::default()
+        }],
+        ..EventBlock::default()
+    })
+}
+
+fn confirmed(after: u64) -> Message {
+    let subscription_id = "1".to_owned();
+    Message::Confirmed(SubscriptionConfirmed { subscription_id, after, head: after })
+}
+
+/// Nothing is missed, nothing is there twice; and `| head` ends it, though nothing more comes.
+#[test]
+fn a_broken_tail_goes_on_after_the_last_event_it_printed_until_its_pipe_is_closed() {
+    let fake = Fake::default();
+    let caught_up = Message::CaughtUp(CaughtUp { position: 6 });
+    fake.0.lock().unwrap().scripts = vec![
+        vec![Ok(confirmed(4)), Ok(event(5)), Ok(event(6)), Err(Status::unavailable("stops"))],
+        vec![Ok(confirmed(6)), Ok(caught_up), Err(Status::unavailable("stops again"))],
+        vec![Ok(confirmed(6)), Ok(event(7))],
+    ];
+    let state = Arc::clone(&fake.0);
+    let (positions, code, stderr) = against(fake, &["tail", "--json"], |mut tail| {
+        let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+        let positions: Vec<u64> = lines
+            .by_ref()
+            .take(3)
+            .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
+            .map(|event| event["position"].as_u64().unwrap())
+            .collect();
+        drop(lines);
+        let output = tail.wait_with_output().unwrap();
+        (positions, output.status.code(), String::from_utf8(output.stderr).unwrap())
+    });
+    assert_eq!(positions, [5, 6, 7]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("caught up at position 6\n"), "{stderr}");
+    assert_eq!(
+        state.lock().unwrap().starts,
+        [Some(Start::FromNow(())), Some(Start::After(6)), Some(Start::After(6))]
+    );
+}
+
+#[test]
+fn a_refusal_is_told_with_its_reason_and_every_field_that_is_wrong() {
+    let output = against(Fake::default(), &["append", "Payment-1", "Paid", "{}"], |child| {
+        child.wait_with_output().unwrap()
+    });
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: the request is bad\n  - events[0].type: must not be empty\n  \
+         reason: INVALID_REQUEST a=1\n"
+    );
+}
+
+fn line(id: u32, event_type: &str) -> String {
+    format!(
+        "{{\"specversion\":\"1.0\",\"id\":\"00000000-0000-0000-0000-{id:012}\",\"source\":\"/s\",\
+         \"type\":\"{event_type}\",\"subject\":\"Payment-{}\"}}",
+        id % 3
+    )
+}
+
+/// The exit code, stderr, and the numbers of the events that were appended, in their order.
+fn import(arguments: &[&str], file: String) -> (Option<i32>, String, Vec<u32>) {
+    let fake = Fake::default();
+    let state = Arc::clone(&fake.0);
+    let output = against(fake, &[&["import", "-"], arguments].concat(), move |mut child| {
+        let mut stdin = child.stdin.take().unwrap();
+        // An import that stops early closes the pipe.
+        let _ = stdin.write_all(file.as_bytes());
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    });
+    let state = state.lock().unwrap();
+    let appended = state.appended.iter().map(|(_, id)| id[24..].parse().unwrap()).collect();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap(), appended)
+}
+
+fn file(lines: impl IntoIterator<Item = String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+#[test]
+fn an_import_appends_in_the_order_of_the_file_and_counts_what_was_there() {
+    let count = 5000;
+    let kind = |id: u32| if id.is_multiple_of(5) { "Repeated" } else { "Paid" };
+    let (code, stderr, appended) = import(&[], file((1..=count).map(|id| line(id, kind(id)))));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(appended, (1..=count).collect::<Vec<_>>());
+    assert!(
+        stderr.starts_with("4000 written, 1000 already there, 0 failed; 3 streams"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_bad_line_stops_an_import_before_the_next_line() {
+    let lines = [line(1, "Paid"), "{".to_owned(), line(3, "Paid")];
+    let (code, stderr, appended) = import(&[], file(lines));
+    assert_eq!(code, Some(1));
+    assert_eq!(appended, [1]);
+    assert!(stderr.contains("error: line 2: not a CloudEvent in JSON"), "{stderr}");
+    assert!(stderr.contains("1 written, 0 already there, 1 failed"), "{stderr}");
+}
+
+#[test]
+fn an_import_that_continues_passes_over_bad_and_refused_lines_and_fails_at_the_end() {
+    let lines =
+        [line(1, "Paid"), "{".to_owned(), line(3, "Refused"), line(4, "Paid"), String::new()];
+    let (code, stderr, appended) = import(&["--on-error", "continue"], file(lines));
+    assert_eq!(code, Some(1));
+    assert_eq!(appended, [1, 4]);
+    assert!(stderr.contains("error: line 3: somebody was first"), "{stderr}");
+    assert!(stderr.contains("2 written, 0 already there, 2 failed"), "{stderr}");
+}
+
+#[test]
+fn an_import_that_loses_its_server_says_that_it_can_be_repeated() {
+    let lines = [line(1, "Paid"), line(2, "Lost"), line(3, "Paid")];
+    let (code, stderr, _) = import(&[], file(lines));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("import the file again"), "{stderr}");
+    assert!(stderr.contains("error: gone"), "{stderr}");
+}
