@@ -82,6 +82,9 @@ pub async fn run(
     ));
 
     let (health, health_service) = tonic_health::server::health_reporter();
+    let health_service = health_service
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
     let routes = routes(&config, &store, &clock, &stop, health.clone()).await?;
     let routes = routes.add_service(health_service);
 
@@ -179,8 +182,8 @@ async fn routes(
     }
     // grpcurl 1.8 and others ask for v1alpha only.
     Ok(routes
-        .add_service(reflection(config).build_v1()?)
-        .add_service(reflection(config).build_v1alpha()?))
+        .add_service(service!(reflection(config).build_v1()?))
+        .add_service(service!(reflection(config).build_v1alpha()?)))
 }
 
 /// What a reflection client may see: the services that are served, and every error's details.

@@ -98,6 +98,9 @@ impl query_service_server::QueryService for Queries {
         let request = self.reached(request, |request| request.min_position).await?;
         let (reader, position) = match request.key {
             Some(Key::Id(id)) => self.service.find(convert::event_id(&id)?)?,
+            Some(Key::Position(0)) => {
+                return Err(convert::InvalidRequest::one("position", "must be at least 1").into());
+            }
             Some(Key::Position(position)) => self.service.at(Position::new(position))?,
             None => return Err(convert::InvalidRequest::one("key", "must be set").into()),
         };
