@@ -5,10 +5,6 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    filter::{
-        Filter,
-        plan::{Cursor, Direction, Step},
-    },
     index::{
         ids::{IdCounts, IdIndex},
         map::IndexMap,
@@ -50,33 +46,5 @@ impl History {
         self.ids.find(id, |position| {
             reader.record(position).is_some_and(|record| format::has_id(record, id))
         })
-    }
-
-    /// The first positions after `after`, up to `to`, that `filter` matches: at most `max`, with at most
-    /// `budget` jumps. The second value says up to where it has looked.
-    pub fn matches(
-        &self,
-        filter: &Filter,
-        after: Position,
-        to: Position,
-        max: usize,
-        mut budget: u32,
-    ) -> (Vec<Position>, Position) {
-        let mut found = Vec::new();
-        let mut cursor = Cursor::new(filter, self, to, Direction::Forwards);
-        let mut from = after.next();
-        loop {
-            match cursor.seek(from, &mut budget) {
-                Step::Found(position) => {
-                    found.push(position);
-                    from = position.next();
-                    if found.len() == max {
-                        return (found, position);
-                    }
-                }
-                Step::Paused(position) => return (found, position.previous()),
-                Step::End => return (found, to.max(after)),
-            }
-        }
     }
 }

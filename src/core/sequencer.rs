@@ -18,6 +18,7 @@ use super::{
     append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Write, Written},
     clock::Timestamp,
     commit_log::{CommitLog, CommitLogError},
+    filter::plan,
     history::History,
     index::{SoleWriter, ids::IdCounts},
     log::{
@@ -217,13 +218,10 @@ impl Sequencer {
     fn check(&self, index: usize, condition: &Condition) -> Result<(), AppendError> {
         // What the caller has looked at already is not looked at again.
         let from = condition.after.max(condition.checked);
-        let (positions, _) = self.history.matches(
-            &condition.filter,
-            from,
-            self.head,
-            BREAKING_POSITIONS_MAX,
-            u32::MAX,
-        );
+        let range = (from, self.head);
+        let filter = &condition.filter;
+        let (positions, _) =
+            plan::matches(filter, &self.history, range, BREAKING_POSITIONS_MAX, u32::MAX);
         if positions.is_empty() {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::core::{
     append::{AppendError, Committed, Condition, Proposal},
     commit_log::CommitLogError,
+    filter::plan,
     store::{Answer, Store},
 };
 
@@ -56,13 +57,9 @@ impl CommandService {
         let head = history.log.watermark().get();
         condition.checked = condition.after;
         while condition.checked < head {
-            let (found, seen) = history.matches(
-                &condition.filter,
-                condition.checked,
-                head,
-                1,
-                JUMPS_BETWEEN_YIELDS,
-            );
+            let range = (condition.checked, head);
+            let (found, seen) =
+                plan::matches(&condition.filter, history, range, 1, JUMPS_BETWEEN_YIELDS);
             if let Some(position) = found.first() {
                 // The sequencer finds it at its first jump, and decides: a repeat is answered as the
                 // first call was, whatever its conditions.

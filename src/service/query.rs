@@ -7,7 +7,10 @@ use uuid::Uuid;
 use super::scan::Scan;
 use crate::core::{
     clock::Timestamp,
-    filter::{Filter, plan::Direction},
+    filter::{
+        Filter,
+        plan::{self, Direction},
+    },
     history::History,
     index::{
         map::{Entry, IndexMap},
@@ -198,7 +201,7 @@ impl QueryService {
         while seen < head {
             let budget = 2 * u32::try_from(COUNTED_BETWEEN_YIELDS).expect("a small number");
             let (found, reached) =
-                self.history.matches(filter, seen, head, COUNTED_BETWEEN_YIELDS, budget);
+                plan::matches(filter, &self.history, (seen, head), COUNTED_BETWEEN_YIELDS, budget);
             count += found.len() as u64;
             seen = reached;
             tokio::task::yield_now().await;

@@ -92,6 +92,34 @@ impl Cursor {
     }
 }
 
+/// The first positions after `after`, up to `to`, that `filter` matches: at most `max`, with at most
+/// `budget` jumps. The second value says up to where it has looked. `to` is a watermark that was taken
+/// before, or the sequencer's head.
+pub fn matches(
+    filter: &Filter,
+    history: &History,
+    (after, to): (Position, Position),
+    max: usize,
+    mut budget: u32,
+) -> (Vec<Position>, Position) {
+    let mut found = Vec::new();
+    let mut cursor = Cursor::new(filter, history, to, Direction::Forwards);
+    let mut from = after.next();
+    loop {
+        match cursor.seek(from, &mut budget) {
+            Step::Found(position) => {
+                found.push(position);
+                from = position.next();
+                if found.len() == max {
+                    return (found, position);
+                }
+            }
+            Step::Paused(position) => return (found, position.previous()),
+            Step::End => return (found, to.max(after)),
+        }
+    }
+}
+
 enum Node {
     Everything,
     Nothing,
