@@ -24,13 +24,17 @@ use std::{
 use toml::de::{DeTable, DeValue};
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::core::limits::Limits;
+use crate::core::{commit_log::disk::SyncMode, limits::Limits};
 
 /// How the server is set. Every value is within its bounds once [`load`] has returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Where the server listens: 127.0.0.1:2113. Port 0: one that is free.
     pub listen: SocketAddr,
+    /// Where the history is kept; unset: in memory only, and it ends with the process.
+    pub data: Option<PathBuf>,
+    /// With a data directory: when an append is safe.
+    pub sync: SyncMode,
     /// What one event, one commit and one name may measure: each from 1 to [`Limits::HARD`], and an
     /// event no larger than a commit.
     pub limits: Limits,
@@ -52,6 +56,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2113)),
+            data: None,
+            sync: SyncMode::Always,
             limits: Limits::default(),
             append_queue_max: 65_536,
             subscriptions_max: 10_000,
@@ -113,6 +119,8 @@ macro_rules! option {
 #[rustfmt::skip]
 pub const OPTIONS: &[Spec] = &[
     option!("listen", "ADDRESS:PORT", listen, address, "Where to listen; port 0 takes a free one"),
+    option!("data", "DIR", data, directory, "Keep the history in this directory; without it, in memory only"),
+    option!("sync", "MODE", sync, sync_mode, "When an append is safe: always, interval=50ms (weaker) or never (weaker)"),
     option!("event-size-max-bytes", "BYTES", limits.event_size_bytes_max, bytes(1..=Limits::HARD.event_size_bytes_max), "One event as recorded, with its names and metadata"),
     option!("commit-size-max-bytes", "BYTES", limits.commit_size_bytes_max, bytes(1..=Limits::HARD.commit_size_bytes_max), "The events of one commit as recorded"),
     option!("commit-events-max", "N", limits.commit_events_max, count(1..=Limits::HARD.commit_events_max), "Events in one commit"),
@@ -436,6 +444,22 @@ fn directives(text: &str) -> Result<String, String> {
     }
 }
 
+/// Empty: none.
+#[expect(clippy::unnecessary_wraps, reason = "every option's check may refuse")]
+fn directory(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+fn sync_mode(text: &str) -> Result<SyncMode, String> {
+    let interval = text.strip_prefix("interval=").map(duration(Duration::from_mins(1)));
+    match (text, interval) {
+        ("always", _) => Ok(SyncMode::Always),
+        ("never", _) => Ok(SyncMode::Never),
+        (_, Some(Ok(interval))) if !interval.is_zero() => Ok(SyncMode::Interval(interval)),
+        _ => Err("always, interval=50ms (up to 1m), never".to_owned()),
+    }
+}
+
 fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
@@ -482,6 +506,25 @@ impl ToToml for Duration {
         match self.as_millis() {
             ms if ms % 1000 == 0 => format!("\"{}s\"", ms / 1000),
             ms => format!("\"{ms}ms\""),
+        }
+    }
+}
+
+impl ToToml for Option<PathBuf> {
+    fn to_toml(&self) -> String {
+        let path = self.as_ref().map(|path| path.display().to_string());
+        path.unwrap_or_default().to_toml()
+    }
+}
+
+impl ToToml for SyncMode {
+    fn to_toml(&self) -> String {
+        match self {
+            Self::Always => "\"always\"".to_owned(),
+            Self::Interval(interval) => {
+                format!("\"interval={}\"", interval.to_toml().trim_matches('"'))
+            }
+            Self::Never => "\"never\"".to_owned(),
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Builds core, services and wire, in that order, and serves them on the listener it is given.
 
 use std::{
-    sync::Arc,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     codec::CompressionEncoding,
@@ -19,8 +23,12 @@ use crate::{
     config::Config,
     core::{
         clock::{Clock, SystemClock, Timestamp},
-        commit_log::memory::Memory,
-        log::LogWriter,
+        commit_log::{
+            CommitLogError,
+            disk::{self, DataDirectory, OpenError, OpenLogError, SyncMode, recovery::Cut},
+        },
+        log::segment::SEGMENT_SIZE_BYTES,
+        sequencer::Sequencer,
         store::Store,
     },
     service::{command::CommandService, query::QueryService, subscription::SubscriptionService},
@@ -56,12 +64,24 @@ const CALLS_OF_A_CONNECTION_MAX: u32 = 4096;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// While the history is read back, so often is told how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Why the server could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The listener failed.
     #[error("the server failed")]
     Transport(#[from] tonic::transport::Error),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What is in it cannot be read back, or it cannot be written to.
+    #[error(transparent)]
+    Log(#[from] OpenLogError),
+    /// The operating system gives no thread.
+    #[error("cannot start a thread")]
+    Thread(#[from] std::io::Error),
     /// Our own descriptors were refused.
     #[error("reflection cannot describe the services")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -74,13 +94,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Store::new(
-        LogWriter::new(),
-        Box::new(Memory),
-        Arc::clone(&clock),
-        config.append_queue_max,
-    ));
-
+    let (store, leader) = open(&config, &clock).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
@@ -91,6 +105,7 @@ pub async fn run(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
+    tokio::spawn(watch_the_log(store.broken(), health.clone()));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -114,12 +129,109 @@ pub async fn run(
         stop.cancelled().await;
         tokio::time::sleep(config.shutdown_timeout).await;
     };
-    tokio::select! {
-        served = serving => served?,
-        () = too_late => tracing::warn!("calls were still open at the deadline; they are dropped"),
+    let served = tokio::select! {
+        served = serving => served,
+        () = too_late => {
+            tracing::warn!("calls were still open at the deadline; they are dropped");
+            Ok(())
+        }
+    };
+    if let Some(leader) = leader {
+        // It decides what still waits and makes it safe.
+        tokio::task::spawn_blocking(move || leader.stop()).await.ok();
     }
     tracing::info!(head = %store.history().log.watermark().get(), "stopped");
-    Ok(())
+    Ok(served?)
+}
+
+/// The thread that leads in durable mode: it waits for the disk, so that no other does.
+struct Leader {
+    thread: std::thread::JoinHandle<()>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Leader {
+    fn start(store: &Arc<Store>, sync: SyncMode) -> Result<Self, ServerError> {
+        let settle_after = match sync {
+            SyncMode::Interval(interval) => Some(interval),
+            SyncMode::Always | SyncMode::Never => None,
+        };
+        let stopped = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new().name("annals-leader".to_owned()).spawn({
+            let (store, stopped) = (Arc::clone(store), Arc::clone(&stopped));
+            // Acquire, pairs with the Release in `stop`.
+            move || store.lead_from_now_on(settle_after, || stopped.load(Ordering::Acquire))
+        })?;
+        Ok(Self { thread, stopped })
+    }
+
+    fn stop(self) {
+        // Release, pairs with the Acquire above.
+        self.stopped.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        if self.thread.join().is_err() {
+            tracing::error!("the leader has panicked");
+        }
+    }
+}
+
+/// The store as it is configured: empty in memory, or read back from its directory.
+async fn open(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<Store>, Option<Leader>), ServerError> {
+    let Some(path) = config.data.clone() else {
+        let store = Store::in_memory(Arc::clone(clock), config.append_queue_max);
+        return Ok((Arc::new(store), None));
+    };
+    let sync = config.sync;
+    let sequencer = tokio::task::spawn_blocking(move || read_back(&path, sync))
+        .await
+        .map_err(std::io::Error::other)??;
+    let store = Arc::new(Store::new(sequencer, Arc::clone(clock), config.append_queue_max));
+    let leader = Leader::start(&store, sync)?;
+    Ok((store, Some(leader)))
+}
+
+fn read_back(path: &Path, sync: SyncMode) -> Result<Sequencer, ServerError> {
+    let started = Instant::now();
+    let directory = DataDirectory::open(path)?;
+    let files = Arc::clone(directory.files());
+    let (mut sequencer, recovered) =
+        disk::open(files, sync, SEGMENT_SIZE_BYTES, Some(directory), |done, all| {
+            tracing::info!(done, all, "segment checked");
+        })?;
+    if let Some(Cut { file, offset, reason }) = recovered.cut {
+        tracing::warn!(file, offset, %reason, "a torn tail was cut off; nothing of it was acknowledged");
+    }
+    let mut reported = Instant::now();
+    sequencer.restore(recovered.head, |position| {
+        if reported.elapsed() >= PROGRESS_INTERVAL {
+            reported = Instant::now();
+            tracing::info!(%position, head = %recovered.head, "indexing");
+        }
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(path = %path.display(), head = %recovered.head, seconds, "history read back");
+    Ok(sequencer)
+}
+
+/// When the log takes nothing more, the server does not serve commands; reads go on.
+async fn watch_the_log(
+    mut broken: watch::Receiver<Option<CommitLogError>>,
+    health: HealthReporter,
+) {
+    let reason = match broken.wait_for(Option::is_some).await {
+        Ok(reason) => reason.as_ref().map(ToString::to_string),
+        // The store has gone first.
+        Err(_) => None,
+    };
+    if let Some(reason) = reason {
+        tracing::error!(reason, "appends are refused until a restart; reads go on");
+        for service in [CommandServiceServer::<Commands>::NAME, ""] {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+    }
 }
 
 const SERVICES: [&str; 4] = [
@@ -150,6 +262,7 @@ async fn routes(
         store: Arc::clone(store),
         subscriptions: subscriptions.clone(),
         limits,
+        sync: config.data.is_some().then_some(config.sync),
         started_at: Timestamp::from_micros(clock.now_micros()),
         started: Instant::now(),
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use annals::{
     core::{
         clock::ManualClock, commit_log::memory::Memory, limits::Limits, log::LogWriter,
-        position::Position, store::Store,
+        position::Position, sequencer::Sequencer, store::Store,
     },
     wire::{
         convert,
@@ -45,7 +45,8 @@ fuzz_target!(|bytes: &[u8]| {
         }
     };
     let log = LogWriter::with_segment_size(4096);
-    let store = Store::new(log, Box::new(Memory), Arc::new(ManualClock::default()), 4);
+    let sequencer = Sequencer::new(log, Box::new(Memory));
+    let store = Store::new(sequencer, Arc::new(ManualClock::default()), 4);
     // The second time it is a repeat, or it is refused or checked again.
     for _ in 0..2 {
         let (mut answer, leads) = store.submit(proposal.clone()).expect("there is room");

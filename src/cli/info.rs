@@ -39,6 +39,7 @@ pub async fn run(args: InfoArgs) -> Result<(), CliError> {
 fn mode(info: &GetInfoResponse) -> &'static str {
     match info.mode() {
         Mode::Memory => "memory",
+        Mode::Durable => "durable",
         Mode::Unspecified => "unknown",
     }
 }
@@ -49,12 +50,14 @@ fn uptime(info: &GetInfoResponse) -> Duration {
 
 fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
     let mode = match info.mode() {
-        Mode::Memory => "memory: events end with the server",
-        Mode::Unspecified => "unknown",
+        Mode::Memory => "memory: events end with the server".to_owned(),
+        Mode::Durable if info.sync == "always" => "durable, sync always".to_owned(),
+        Mode::Durable => format!("durable, but weaker: sync {}", info.sync),
+        Mode::Unspecified => "unknown".to_owned(),
     };
     let mut rows = vec![
         ("version", info.version.clone()),
-        ("mode", mode.to_owned()),
+        ("mode", mode),
         ("started", output::time(info.started_at.as_ref())),
         ("uptime", duration(uptime(info))),
         ("events", grouped(info.head)),
@@ -99,6 +102,7 @@ fn to_json(info: &GetInfoResponse) -> Value {
     json!({
         "version": info.version,
         "mode": mode(info),
+        "sync": info.sync,
         "startedAt": info.started_at.as_ref().and_then(format_time),
         "uptimeSeconds": uptime(info).as_secs_f64(),
         "head": info.head,

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::{CliError, output::Output};
 use crate::{
     config::{self, Loaded},
+    core::commit_log::disk::SyncMode,
     server, shutdown, telemetry,
 };
 
@@ -94,7 +95,17 @@ async fn serve(loaded: Loaded) -> Result<(), CliError> {
     let listen = loaded.config.listen;
     let listener = TcpListener::bind(listen).await.map_err(|error| cannot_listen(listen, error))?;
 
-    warn!(version = env!("CARGO_PKG_VERSION"), mode = "memory", "events end with this process");
+    let version = env!("CARGO_PKG_VERSION");
+    match (&loaded.config.data, loaded.config.sync) {
+        (None, _) => warn!(version, mode = "memory", "events end with this process"),
+        (Some(data), SyncMode::Always) => {
+            info!(version, mode = "durable", data = %data.display(), "an acknowledged append is safe");
+        }
+        (Some(data), sync) => {
+            let data = data.display();
+            warn!(version, mode = "durable", %data, ?sync, "weaker: power loss takes what is not synced");
+        }
+    }
     let settings: Vec<String> = loaded
         .settings()
         .map(|(name, value, origin)| format!("{name}={} ({origin})", value.trim_matches('"')))

@@ -33,6 +33,11 @@ impl Timestamp {
         Self { seconds: micros.div_euclid(1_000_000), nanos }
     }
 
+    /// Microseconds since 1970, rounded down.
+    pub fn micros(self) -> i64 {
+        self.seconds * 1_000_000 + i64::from(self.nanos / 1000)
+    }
+
     /// Whole seconds since 1970, rounded down.
     pub fn seconds(self) -> i64 {
         self.seconds

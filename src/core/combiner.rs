@@ -49,6 +49,12 @@ impl<T> Combiner<T> {
         count
     }
 
+    /// Whether anything waits. For a thread that always leads.
+    pub fn is_waiting(&self) -> bool {
+        // Acquire, as in `take`.
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
     /// The work on `count` items is done. Whether the caller still leads: more has come meanwhile.
     pub fn done(&self, count: usize) -> bool {
         // Release, pairs with the Acquire in `take`: the next leader sees this one's work.

@@ -14,6 +14,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::{
     append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Write, Written},
     clock::Timestamp,
@@ -121,12 +123,18 @@ impl Sequencer {
         let recorded_at = Timestamp::from_micros(self.recorded_at_micros);
         let first = self.head.next();
         self.encode(proposal, &writes, recorded_at);
-        self.log.append(first, &self.bytes, &self.records);
-        if let Err(error) = self.commit_log.write(first, &self.bytes) {
+        let begun = self.log.append(first, &self.bytes, &self.records);
+        let begin = begun.map_or(Ok(()), |size| self.commit_log.begin(first, size));
+        if let Err(error) = begin.and_then(|()| self.commit_log.write(&self.bytes)) {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
         }
-        self.index(proposal);
+        for Write { stream, events, .. } in &proposal.writes {
+            for event in events {
+                let tags = event.tags().iter().map(name::Name::as_str);
+                self.index(event.id(), stream.as_str(), event.event_type().as_str(), tags);
+            }
+        }
         let (last, recorded_at) = (self.head, Some(recorded_at));
         Ok(Committed { writes, first, last, recorded_at, duplicate: false })
     }
@@ -179,7 +187,7 @@ impl Sequencer {
         let Some((known, at)) = events().find_map(|event| Some((event, find(event.id())?))) else {
             return Ok(None);
         };
-        let conflict = |id: &uuid::Uuid, position| {
+        let conflict = |id: &Uuid, position| {
             let stream = reader.event(position).expect("it was found").body.stream;
             AppendError::EventIdConflict {
                 id: *id,
@@ -257,24 +265,51 @@ impl Sequencer {
         self.bytes.extend_from_slice(&seal);
     }
 
-    /// Notes the commit that was just written in every index, and moves the head.
-    fn index(&mut self, proposal: &Proposal) {
-        let permit = &mut self.permit;
-        let history = &*self.history;
-        for Write { stream, events, .. } in &proposal.writes {
-            let category = name::category(stream.as_str());
-            for event in events {
-                let position = self.head.next();
-                history.ids.insert(event.id(), position, &mut self.id_counts, permit);
-                history.streams.push(stream.as_str(), position, permit);
-                history.categories.push(category, position, permit);
-                history.types.push(event.event_type().as_str(), position, permit);
-                for tag in event.tags() {
-                    history.tags.push(tag.as_str(), position, permit);
-                }
-                self.head = position;
-            }
+    /// Notes the event that was written behind the head in every index, and moves the head.
+    fn index<'a>(
+        &mut self,
+        id: &Uuid,
+        stream: &str,
+        event_type: &str,
+        tags: impl Iterator<Item = &'a str>,
+    ) {
+        let (permit, history) = (&mut self.permit, &*self.history);
+        let position = self.head.next();
+        history.ids.insert(id, position, &mut self.id_counts, permit);
+        history.streams.push(stream, position, permit);
+        history.categories.push(name::category(stream), position, permit);
+        history.types.push(event_type, position, permit);
+        for tag in tags {
+            history.tags.push(tag, position, permit);
         }
+        self.head = position;
+    }
+
+    /// Indexes what is in the log already, up to `head`, and publishes it. For a log that was read back.
+    pub fn restore(&mut self, head: Position, mut progress: impl FnMut(Position)) {
+        let reader = self.log.reader(head);
+        for position in self.head.get() + 1..=head.get() {
+            let position = Position::new(position);
+            let event = reader.event(position).expect("it was read back");
+            let body = &event.body;
+            self.index(&event.stamp.id, body.stream, body.event_type, body.tags.iter().copied());
+            let recorded_at = event.stamp.recorded_at;
+            self.recorded_at_micros = recorded_at.micros();
+            progress(position);
+        }
+        self.log.publish(head);
+    }
+
+    /// Makes what was written safe, whatever the mode promises.
+    pub fn settle(&mut self) {
+        if self.broken.is_none() {
+            self.broken = self.commit_log.settle().err();
+        }
+    }
+
+    /// Why nothing more is taken, if that is so.
+    pub fn broken(&self) -> Option<&CommitLogError> {
+        self.broken.as_ref()
     }
 
     /// Takes nothing more, for this reason, until a restart.

@@ -1,17 +1,22 @@
 //! A store: the history that anyone reads, and the way in to its one writer.
+//!
+//! In memory mode the caller that finds nobody at work leads. Where leading means to wait for a disk, a
+//! thread of its own does it ([`Store::lead_from_now_on`]): no async thread ever waits.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    thread::{self, Thread},
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     append::{AppendError, Committed, Proposal},
     clock::Clock,
     combiner::Combiner,
-    commit_log::{CommitLog, CommitLogError},
+    commit_log::{CommitLogError, memory::Memory},
     history::History,
     log::LogWriter,
     sequencer::Sequencer,
@@ -19,7 +24,7 @@ use super::{
 };
 
 /// So many proposals are decided before they are published and answered together.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = 1024;
 
 /// What a proposal comes to; an error of the channel means that the process is ending.
 pub type Answer = oneshot::Receiver<Result<Committed, AppendError>>;
@@ -32,6 +37,10 @@ pub struct Store {
     /// Taken by the leader only, so nobody ever waits for it but the next leader for the last one's
     /// final step.
     writer: Mutex<Writer>,
+    /// The thread that leads, where one does.
+    leader: OnceLock<Thread>,
+    /// Why nothing more is taken, once that is so.
+    broken: watch::Sender<Option<CommitLogError>>,
 }
 
 struct Writer {
@@ -42,14 +51,8 @@ struct Writer {
 }
 
 impl Store {
-    /// An empty store in which at most `queue_max` appends wait at once.
-    pub fn new(
-        log: LogWriter,
-        commit_log: Box<dyn CommitLog>,
-        clock: Arc<dyn Clock>,
-        queue_max: usize,
-    ) -> Self {
-        let sequencer = Sequencer::new(log, commit_log);
+    /// The store that `sequencer` writes, in which at most `queue_max` appends wait at once.
+    pub fn new(sequencer: Sequencer, clock: Arc<dyn Clock>, queue_max: usize) -> Self {
         Self {
             history: Arc::clone(sequencer.history()),
             clock,
@@ -60,7 +63,14 @@ impl Store {
                 callers: Vec::new(),
                 answers: Vec::new(),
             }),
+            leader: OnceLock::new(),
+            broken: watch::Sender::new(None),
         }
+    }
+
+    /// An empty store in memory.
+    pub fn in_memory(clock: Arc<dyn Clock>, queue_max: usize) -> Self {
+        Self::new(Sequencer::new(LogWriter::new(), Box::new(Memory)), clock, queue_max)
     }
 
     /// The read side.
@@ -78,9 +88,59 @@ impl Store {
     /// becomes of the call that it serves.
     pub fn submit(&self, proposal: Proposal) -> Result<(Answer, bool), AppendError> {
         let (caller, answer) = oneshot::channel();
-        match self.waiting.push((proposal, caller)) {
-            Ok(leads) => Ok((answer, leads)),
-            Err(_) => Err(AppendError::Overloaded),
+        let leads = self.waiting.push((proposal, caller)).map_err(|_| AppendError::Overloaded)?;
+        if let Some(thread) = self.leader.get() {
+            if leads {
+                thread.unpark();
+            }
+            return Ok((answer, false));
+        }
+        Ok((answer, leads))
+    }
+
+    /// Makes the calling thread lead, for all callers from now on, until `stopped` says so and nothing
+    /// waits any more. When it was quiet for `settle_after`, and at the end, what was written is made
+    /// safe. Whoever makes `stopped` true unparks the thread.
+    pub fn lead_from_now_on(&self, settle_after: Option<Duration>, stopped: impl Fn() -> bool) {
+        let first = self.leader.set(thread::current()).is_ok();
+        assert!(first, "one thread leads");
+        loop {
+            // A caller that comes between this look and the parking has unparked the thread: it does
+            // not sleep.
+            if self.waiting.is_waiting() {
+                while self.lead(1) {}
+            } else if stopped() {
+                break;
+            } else if let Some(quiet) = settle_after {
+                thread::park_timeout(quiet);
+                if !self.waiting.is_waiting() {
+                    self.settle();
+                }
+            } else {
+                thread::park();
+            }
+        }
+        self.settle();
+    }
+
+    fn settle(&self) {
+        let mut writer = self.writer();
+        writer.sequencer.settle();
+        self.tell_if_broken(&writer.sequencer);
+    }
+
+    /// Tells when and why nothing more is taken.
+    pub fn broken(&self) -> watch::Receiver<Option<CommitLogError>> {
+        self.broken.subscribe()
+    }
+
+    fn tell_if_broken(&self, sequencer: &Sequencer) {
+        if let Some(reason) = sequencer.broken() {
+            self.broken.send_if_modified(|told| {
+                let news = told.is_none();
+                told.get_or_insert_with(|| reason.clone());
+                news
+            });
         }
     }
 
@@ -102,6 +162,7 @@ impl Store {
                 sequencer.refuse_from_now_on(CommitLogError::new("an invariant does not hold"));
                 answers.clear();
             }
+            self.tell_if_broken(sequencer);
             proposals.clear();
             // Without an answer the caller's channel closes: the outcome is unknown.
             for (caller, answer) in callers.drain(..).zip(answers.drain(..)) {
@@ -129,7 +190,6 @@ mod model {
     use crate::core::{
         append::Write,
         clock::ManualClock,
-        commit_log::memory::Memory,
         event::NewEvent,
         log::format::{self, Body, Data},
         name::Name,
@@ -142,7 +202,8 @@ mod model {
     fn store() -> Arc<Store> {
         // Segments end after a few events.
         let log = LogWriter::with_segment_size(400);
-        Arc::new(Store::new(log, Box::new(Memory), Arc::new(ManualClock::default()), 64))
+        let sequencer = Sequencer::new(log, Box::new(Memory));
+        Arc::new(Store::new(sequencer, Arc::new(ManualClock::default()), 64))
     }
 
     fn proposal(id: u128, expected: Option<Version>) -> Proposal {

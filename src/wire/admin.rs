@@ -9,7 +9,7 @@ use super::{
     proto::v1::{self, GetInfoRequest, GetInfoResponse, Memory, Mode, admin_service_server},
 };
 use crate::{
-    core::{clock::Timestamp, limits::Limits, store::Store},
+    core::{clock::Timestamp, commit_log::disk::SyncMode, limits::Limits, store::Store},
     service::subscription::SubscriptionService,
 };
 
@@ -18,6 +18,8 @@ pub struct Admin {
     pub store: Arc<Store>,
     pub subscriptions: SubscriptionService,
     pub limits: Limits,
+    /// `None`: memory mode.
+    pub sync: Option<SyncMode>,
     pub started_at: Timestamp,
     pub started: Instant,
 }
@@ -36,7 +38,7 @@ impl admin_service_server::AdminService for Admin {
         let uptime = prost_types::Duration::try_from(self.started.elapsed()).unwrap_or_default();
         Ok(Response::new(GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: Mode::Memory.into(),
+            mode: if self.sync.is_some() { Mode::Durable } else { Mode::Memory }.into(),
             started_at: Some(convert::timestamp(self.started_at)),
             uptime: Some(uptime),
             head: history.log.watermark().get().get(),
@@ -47,6 +49,12 @@ impl admin_service_server::AdminService for Admin {
             memory: Some(memory),
             limits: Some(limits(&self.limits)),
             subscription_count: self.subscriptions.open() as u64,
+            sync: match self.sync {
+                None => String::new(),
+                Some(SyncMode::Always) => "always".to_owned(),
+                Some(SyncMode::Interval(interval)) => format!("interval={interval:?}"),
+                Some(SyncMode::Never) => "never".to_owned(),
+            },
         }))
     }
 }

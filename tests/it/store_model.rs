@@ -15,6 +15,7 @@ use annals::{
         },
         name::{self, Name},
         position::{Position, Version},
+        sequencer::Sequencer,
         store::Store,
     },
     service::scan::{Progress, Scan},
@@ -325,7 +326,8 @@ impl Caller {
 
 fn store(segment_size: usize, commit_log: impl CommitLog + 'static) -> Store {
     let log = LogWriter::with_segment_size(segment_size);
-    Store::new(log, Box::new(commit_log), Arc::new(ManualClock::default()), 1000)
+    let sequencer = Sequencer::new(log, Box::new(commit_log));
+    Store::new(sequencer, Arc::new(ManualClock::default()), 1000)
 }
 
 fn append(store: &Store, proposal: Proposal) -> Result<Committed, AppendError> {
@@ -433,7 +435,11 @@ struct Failing {
 }
 
 impl CommitLog for Failing {
-    fn write(&mut self, _: Position, _: &[u8]) -> Result<(), CommitLogError> {
+    fn begin(&mut self, _: Position, _: usize) -> Result<(), CommitLogError> {
+        Ok(())
+    }
+
+    fn write(&mut self, _: &[u8]) -> Result<(), CommitLogError> {
         self.writes = self.writes.checked_sub(1).ok_or_else(|| CommitLogError::new("no space"))?;
         Ok(())
     }
@@ -441,6 +447,10 @@ impl CommitLog for Failing {
     fn sync(&mut self) -> Result<(), CommitLogError> {
         self.syncs = self.syncs.checked_sub(1).ok_or_else(|| CommitLogError::new("bad disk"))?;
         Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), CommitLogError> {
+        self.sync()
     }
 }
 

@@ -7,11 +7,19 @@ use crate::core::position::Position;
 pub struct Memory;
 
 impl CommitLog for Memory {
-    fn write(&mut self, _: Position, _: &[u8]) -> Result<(), CommitLogError> {
+    fn begin(&mut self, _: Position, _: usize) -> Result<(), CommitLogError> {
+        Ok(())
+    }
+
+    fn write(&mut self, _: &[u8]) -> Result<(), CommitLogError> {
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), CommitLogError> {
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), CommitLogError> {
         Ok(())
     }
 }

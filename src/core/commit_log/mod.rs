@@ -1,8 +1,9 @@
 //! Where commits become as durable as the mode promises: the seam between the sequencer and the disk.
 //!
-//! The sequencer hands over each commit's bytes as it writes them, and asks for one sync for a batch of
-//! commits before anybody is told of any of them.
+//! The sequencer says when a segment begins, hands over each commit's bytes as it writes them, and asks
+//! for one sync for a batch of commits before anybody is told of any of them.
 
+pub mod disk;
 pub mod memory;
 
 use std::sync::Arc;
@@ -11,11 +12,18 @@ use super::position::Position;
 
 /// Takes commits in order and makes them durable.
 pub trait CommitLog: Send {
-    /// Takes the bytes of the commit that begins at `first`: records, then the seal.
-    fn write(&mut self, first: Position, bytes: &[u8]) -> Result<(), CommitLogError>;
+    /// From here on commits go to a new segment of `size` bytes, whose first event is at `first`. The
+    /// segment before it is safe when this returns.
+    fn begin(&mut self, first: Position, size: usize) -> Result<(), CommitLogError>;
+
+    /// Takes the bytes of one commit: records, then the seal.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CommitLogError>;
 
     /// Returns when everything written is as durable as the mode promises.
     fn sync(&mut self) -> Result<(), CommitLogError>;
+
+    /// Makes everything written safe, whatever the mode promises: when it is quiet, and at the end.
+    fn settle(&mut self) -> Result<(), CommitLogError>;
 }
 
 /// A write or a sync failed. What is on the disk is then unknown, so the sequencer takes nothing more:

@@ -240,7 +240,7 @@ pub enum FormatError {
     Varint,
     #[error("a field is longer than what holds it")]
     Truncated,
-    #[error("a field has number 0 or an unknown wire type")]
+    #[error("a field is none of those that belong here")]
     Tag,
     #[error("a text is not UTF-8")]
     Utf8,
@@ -248,6 +248,10 @@ pub enum FormatError {
     Id,
     #[error("a moment is out of range")]
     Timestamp,
+    #[error("the positions of a commit do not follow one another")]
+    Position,
+    #[error("the seal does not fit the commit")]
+    Seal,
 }
 
 /// One field: its number and what it holds.
@@ -288,6 +292,66 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Form
     match key >> 3 {
         0 => Err(FormatError::Tag),
         number => Ok(Some((number, value))),
+    }
+}
+
+/// The format version and the first position that the header at the start of a segment tells; `None`
+/// where there is no header.
+pub fn read_header(bytes: &[u8]) -> Option<(u32, Position)> {
+    let mut rest = bytes;
+    let Ok(Some((3, Value::Bytes(mut header)))) = take_field(&mut rest) else { return None };
+    let (mut magic, mut version, mut first) = (false, None, None);
+    while let Some(field) = take_field(&mut header).ok()? {
+        match field {
+            (1, Value::Bytes(bytes)) => magic = bytes == MAGIC.to_le_bytes(),
+            (2, Value::Number(number)) => version = u32::try_from(number).ok(),
+            (3, Value::Number(number)) => first = Some(Position::new(number)),
+            _ => {}
+        }
+    }
+    version.zip(first).filter(|_| magic)
+}
+
+/// A commit that was read back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CheckedCommit {
+    /// Its records and its seal, bytes.
+    pub size: usize,
+    /// Where its records begin.
+    pub records: Vec<u32>,
+    /// The position of its first event; the others follow it.
+    pub first: Position,
+}
+
+/// Checks the commit at the start of `bytes`: every event, their positions, the seal.
+pub fn check_commit(bytes: &[u8]) -> Result<CheckedCommit, FormatError> {
+    let mut rest = bytes;
+    let mut records = Vec::new();
+    let mut first = Position::ZERO;
+    loop {
+        let offset = bytes.len() - rest.len();
+        match take_field(&mut rest)?.ok_or(FormatError::Truncated)? {
+            (1, Value::Bytes(message)) if bytes[offset] == EVENT_TAG => {
+                let position = EventView::parse(message)?.stamp.position;
+                if records.is_empty() {
+                    first = position;
+                } else if position != first.plus(records.len() as u64) {
+                    return Err(FormatError::Position);
+                }
+                records.push(u32::try_from(offset).map_err(|_| FormatError::Truncated)?);
+            }
+            (2, Value::Bytes(_)) if bytes[offset] == SEAL_TAG && !records.is_empty() => {
+                let size = bytes.len() - rest.len();
+                let count = u32::try_from(records.len()).map_err(|_| FormatError::Seal)?;
+                let mut seal = Vec::with_capacity(SEAL_SIZE_BYTES_MAX);
+                put_seal(&mut seal, &bytes[..offset], count);
+                if bytes[offset..size] != seal {
+                    return Err(FormatError::Seal);
+                }
+                return Ok(CheckedCommit { size, records, first });
+            }
+            _ => return Err(FormatError::Tag),
+        }
     }
 }
 

@@ -61,23 +61,40 @@ impl LogWriter {
         Self { log: Arc::new(log), active, watermark, segment_size, sealed_bytes: 0 }
     }
 
+    /// A log of segments that are filled already, the last of which is the active one. Nothing of it is
+    /// visible before [`LogWriter::publish`].
+    pub fn restore(mut segments: Vec<SegmentWriter>, segment_size: usize) -> Self {
+        let Some(active) = segments.pop() else { return Self::with_segment_size(segment_size) };
+        let watermark = WatermarkWriter::new();
+        let sealed_bytes = segments.iter().map(SegmentWriter::size).sum();
+        let table = segments.iter().chain([&active]).map(|writer| Arc::clone(writer.segment()));
+        let log = Log {
+            table: Snapshot::new(Arc::new(table.collect())),
+            watermark: Arc::clone(watermark.shared()),
+        };
+        Self { log: Arc::new(log), active, watermark, segment_size, sealed_bytes }
+    }
+
     /// The readers' side.
     pub fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
     /// Writes one commit: `bytes`, in which the record of position `first` and those after it begin at
-    /// `records`. Nobody sees it before [`LogWriter::publish`].
-    pub fn append(&mut self, first: Position, bytes: &[u8], records: &[u32]) {
-        if !self.active.fits(bytes.len()) {
+    /// `records`. Nobody sees it before [`LogWriter::publish`]. Where the commit begins a segment, that
+    /// segment's size.
+    pub fn append(&mut self, first: Position, bytes: &[u8], records: &[u32]) -> Option<usize> {
+        let begun = (!self.active.fits(bytes.len())).then(|| {
             self.sealed_bytes += self.active.size();
             let size = self.segment_size.max(bytes.len() + format::HEADER_SIZE_BYTES_MAX);
             self.active = SegmentWriter::new(first, size);
             let mut table = Table::clone(&self.log.table.load());
             table.push(Arc::clone(self.active.segment()));
             self.log.table.store(Arc::new(table));
-        }
+            size
+        });
         self.active.append(bytes, records);
+        begun
     }
 
     /// Makes everything up to and including `head` visible.

@@ -215,6 +215,11 @@ impl SegmentWriter {
         &self.segment
     }
 
+    /// How many bytes there is room for.
+    pub fn capacity(&self) -> usize {
+        self.segment.buffer.size()
+    }
+
     /// Whether so many bytes still fit.
     pub fn fits(&self, size: usize) -> bool {
         size <= self.segment.buffer.size() - self.size

@@ -1,0 +1,296 @@
+//! Durable mode: the same bytes as in memory, in files that are written ahead of every answer.
+//!
+//! ```text
+//! DIR/annals            "annals data, format 1": the directory is ours
+//! DIR/lock              held while a server has it
+//! DIR/segments/
+//!   00000000000000000001.segment    sealed: cut to its length
+//!   00000000000000081923.segment    active: its room is taken, zeros behind the last commit
+//! ```
+//!
+//! One write and one fdatasync for a batch of commits. A segment is safe before the next one begins, so
+//! only the newest file can be torn. Reading it all back is `recovery`'s.
+
+pub mod files;
+pub mod recovery;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::{
+    files::{Directory, File, Files},
+    recovery::{Recovered, RecoveryError},
+};
+use super::{CommitLog, CommitLogError};
+use crate::core::{
+    log::{LogWriter, format},
+    position::Position,
+    sequencer::Sequencer,
+};
+
+/// The text that makes a directory ours.
+const MARK: &str = "annals data, format 1\n";
+const MARK_FILE: &str = "annals";
+const LOCK_FILE: &str = "lock";
+const SEGMENTS: &str = "segments";
+
+/// When a commit is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Before it is acknowledged: it survives a crash of the process and the loss of power.
+    Always,
+    /// At the latest so long after it is acknowledged: it survives a crash of the process; the loss of
+    /// power takes what is younger.
+    Interval(Duration),
+    /// When the operating system likes: it survives a crash of the process only.
+    Never,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("another server has {0}")]
+    Locked(PathBuf),
+    #[error("{0} has files in it, but is no data directory of annals; name an empty or a new one")]
+    NotOurs(PathBuf),
+    #[error("{path} says {found:?}: a newer annals has written it, this one knows format 1")]
+    Newer { path: PathBuf, found: String },
+    #[error("cannot use {path}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// A data directory, ours alone for as long as this lives.
+pub struct DataDirectory {
+    files: Arc<dyn Files>,
+    _lock: fs::File,
+}
+
+impl DataDirectory {
+    /// Takes the directory at `path`; makes it where there is none.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { path, source }
+        };
+        fs::create_dir_all(path).map_err(failed(path))?;
+        let mark = path.join(MARK_FILE);
+        match fs::read_to_string(&mark) {
+            Ok(text) if text == MARK => {}
+            Ok(found) => {
+                let found = found.lines().next().unwrap_or_default().chars().take(80).collect();
+                return Err(OpenError::Newer { path: mark, found });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A crash may have come between these steps: the mark is the last one.
+                let entries = fs::read_dir(path).map_err(failed(path))?;
+                for entry in entries {
+                    let name = entry.map_err(failed(path))?.file_name();
+                    if name != LOCK_FILE && name != SEGMENTS {
+                        return Err(OpenError::NotOurs(path.to_owned()));
+                    }
+                }
+            }
+            Err(source) => return Err(OpenError::Io { path: mark, source }),
+        }
+        let lock_path = path.join(LOCK_FILE);
+        let lock = fs::File::create(&lock_path).map_err(failed(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::Locked(path.to_owned())),
+            Err(fs::TryLockError::Error(source)) => {
+                return Err(OpenError::Io { path: lock_path, source });
+            }
+        }
+        let segments = path.join(SEGMENTS);
+        fs::create_dir_all(&segments).map_err(failed(&segments))?;
+        if !mark.exists() {
+            let write = || {
+                fs::write(&mark, MARK)?;
+                fs::File::open(&mark)?.sync_all()?;
+                fs::File::open(path)?.sync_all()
+            };
+            write().map_err(failed(&mark))?;
+        }
+        Ok(Self { files: Arc::new(Directory::new(&segments)), _lock: lock })
+    }
+
+    /// The files of its segments.
+    pub fn files(&self) -> &Arc<dyn Files> {
+        &self.files
+    }
+}
+
+/// Reads back what `files` have, and goes on behind it: a sequencer that has to be
+/// [restored](Sequencer::restore) up to the head that was found.
+pub fn open(
+    files: Arc<dyn Files>,
+    mode: SyncMode,
+    segment_size: usize,
+    directory: Option<DataDirectory>,
+    progress: impl Fn(usize, usize) + Sync,
+) -> Result<(Sequencer, Recovered), OpenLogError> {
+    let mut recovered = recovery::recover(&*files, segment_size, progress)?;
+    let segments = std::mem::take(&mut recovered.segments);
+    let disk = match segments.last() {
+        None => Disk::create(files, mode, segment_size, directory)?,
+        Some(active) => {
+            let place = (active.segment().first(), active.size(), active.capacity());
+            Disk::resume(files, mode, place, directory)?
+        }
+    };
+    let log = LogWriter::restore(segments, segment_size);
+    Ok((Sequencer::new(log, Box::new(disk)), recovered))
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenLogError {
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error(transparent)]
+    Disk(#[from] CommitLogError),
+}
+
+/// The name of the segment whose first event is at `first`: names sort as positions do.
+pub fn segment_name(first: Position) -> String {
+    format!("{:020}.segment", first.get())
+}
+
+/// The write side of the files.
+pub struct Disk {
+    files: Arc<dyn Files>,
+    mode: SyncMode,
+    active: Box<dyn File>,
+    /// Where the next commit goes.
+    offset: u64,
+    /// Commits that were taken and are not in the file yet.
+    pending: Vec<u8>,
+    synced_at: Instant,
+    /// Whether the file has what no sync has covered.
+    unsynced: bool,
+    /// Holds the lock; nothing where a test brings its own files.
+    _directory: Option<DataDirectory>,
+}
+
+impl Disk {
+    /// Begins the first segment of an empty directory, of `size` bytes.
+    pub fn create(
+        files: Arc<dyn Files>,
+        mode: SyncMode,
+        size: usize,
+        directory: Option<DataDirectory>,
+    ) -> Result<Self, CommitLogError> {
+        let first = Position::new(1);
+        let active = make(&*files, first, size)?;
+        let offset = header(first).len() as u64;
+        Ok(Self::at(files, mode, active, offset, directory))
+    }
+
+    /// Goes on in the segment that begins at `first`, behind the `end` bytes that recovery has found
+    /// good; what is behind them is zeros again when this returns.
+    pub fn resume(
+        files: Arc<dyn Files>,
+        mode: SyncMode,
+        (first, end, size): (Position, usize, usize),
+        directory: Option<DataDirectory>,
+    ) -> Result<Self, CommitLogError> {
+        let mut active = files.open(&segment_name(first), false).map_err(CommitLogError::new)?;
+        active.resize(end as u64).map_err(CommitLogError::new)?;
+        active.resize(size.max(end) as u64).map_err(CommitLogError::new)?;
+        active.sync().map_err(CommitLogError::new)?;
+        Ok(Self::at(files, mode, active, end as u64, directory))
+    }
+
+    fn at(
+        files: Arc<dyn Files>,
+        mode: SyncMode,
+        active: Box<dyn File>,
+        offset: u64,
+        directory: Option<DataDirectory>,
+    ) -> Self {
+        Self {
+            files,
+            mode,
+            active,
+            offset,
+            pending: Vec::new(),
+            synced_at: Instant::now(),
+            unsynced: false,
+            _directory: directory,
+        }
+    }
+
+    fn write_pending(&mut self) -> Result<(), CommitLogError> {
+        if !self.pending.is_empty() {
+            self.active.write_at(&self.pending, self.offset).map_err(CommitLogError::new)?;
+            self.offset += self.pending.len() as u64;
+            self.pending.clear();
+            self.unsynced = true;
+        }
+        Ok(())
+    }
+
+    fn sync_file(&mut self) -> Result<(), CommitLogError> {
+        if self.unsynced {
+            self.active.sync().map_err(CommitLogError::new)?;
+            self.unsynced = false;
+            self.synced_at = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+fn header(first: Position) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
+    format::put_header(&mut bytes, first);
+    bytes
+}
+
+fn make(files: &dyn Files, first: Position, size: usize) -> Result<Box<dyn File>, CommitLogError> {
+    let make = || {
+        let mut file = files.open(&segment_name(first), true)?;
+        file.resize(size as u64)?;
+        file.write_at(&header(first), 0)?;
+        file.sync()?;
+        files.sync_names()?;
+        Ok::<_, io::Error>(file)
+    };
+    make().map_err(CommitLogError::new)
+}
+
+impl CommitLog for Disk {
+    fn begin(&mut self, first: Position, size: usize) -> Result<(), CommitLogError> {
+        self.write_pending()?;
+        self.active.resize(self.offset).map_err(CommitLogError::new)?;
+        self.unsynced = true;
+        self.sync_file()?;
+        self.active = make(&*self.files, first, size)?;
+        self.offset = header(first).len() as u64;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CommitLogError> {
+        self.pending.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), CommitLogError> {
+        self.write_pending()?;
+        match self.mode {
+            SyncMode::Always => self.sync_file(),
+            SyncMode::Interval(interval) if self.synced_at.elapsed() >= interval => {
+                self.sync_file()
+            }
+            SyncMode::Interval(_) | SyncMode::Never => Ok(()),
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), CommitLogError> {
+        self.write_pending()?;
+        self.sync_file()
+    }
+}
