@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod commit_log;
+mod crash;
 mod store_model;
