@@ -81,7 +81,7 @@ pub async fn run(
         config.append_queue_max,
     ));
 
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (mut health, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
@@ -107,6 +107,11 @@ pub async fn run(
                 // "" is the server as a whole.
                 for service in SERVICES.iter().chain(&[""]) {
                     health.set_service_status(*service, ServingStatus::NotServing).await;
+                }
+                // Whoever watches is told that, and then it ends: a watch has no end of its own, and
+                // would hold the server until the deadline.
+                for service in SERVICES.iter().chain(&[""]) {
+                    health.clear_service_status(service).await;
                 }
             }
         });

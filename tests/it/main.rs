@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod cli;
+mod grpc;
 mod store_model;
+mod support;
