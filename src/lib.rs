@@ -10,5 +10,6 @@ pub mod core;
 pub mod server;
 pub mod service;
 pub mod shutdown;
+pub mod storage;
 pub mod telemetry;
 pub mod wire;

@@ -1,11 +1,7 @@
 //! Builds core, services and wire, in that order, and serves them on the listener it is given.
 
 use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,15 +19,11 @@ use crate::{
     config::Config,
     core::{
         clock::{Clock, SystemClock, Timestamp},
-        commit_log::{
-            CommitLogError,
-            disk::{self, DataDirectory, OpenError, OpenLogError, SyncMode, recovery::Cut},
-        },
-        log::segment::SEGMENT_SIZE_BYTES,
-        sequencer::Sequencer,
+        commit_log::CommitLogError,
         store::Store,
     },
     service::{command::CommandService, query::QueryService, subscription::SubscriptionService},
+    storage::{self, StorageError},
     wire::{
         admin::Admin,
         call::CallLayer,
@@ -64,24 +56,15 @@ const CALLS_OF_A_CONNECTION_MAX: u32 = 4096;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// While the history is read back, so often is told how far it is.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
-
 /// Why the server could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The listener failed.
     #[error("the server failed")]
     Transport(#[from] tonic::transport::Error),
-    /// The data directory cannot be used.
+    /// The history cannot be opened.
     #[error(transparent)]
-    Open(#[from] OpenError),
-    /// What is in it cannot be read back, or it cannot be written to.
-    #[error(transparent)]
-    Log(#[from] OpenLogError),
-    /// The operating system gives no thread.
-    #[error("cannot start a thread")]
-    Thread(#[from] std::io::Error),
+    Storage(#[from] StorageError),
     /// Our own descriptors were refused.
     #[error("reflection cannot describe the services")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -94,8 +77,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (store, leader) = open(&config, &clock).await?;
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (store, leader) = storage::open(&config, &clock).await?;
+    let (mut health, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
@@ -123,6 +106,11 @@ pub async fn run(
                 for service in SERVICES.iter().chain(&[""]) {
                     health.set_service_status(*service, ServingStatus::NotServing).await;
                 }
+                // Whoever watches is told that, and then it ends: a watch has no end of its own, and
+                // would hold the server until the deadline.
+                for service in SERVICES.iter().chain(&[""]) {
+                    health.clear_service_status(service).await;
+                }
             }
         });
     let too_late = async {
@@ -142,78 +130,6 @@ pub async fn run(
     }
     tracing::info!(head = %store.history().log.watermark().get(), "stopped");
     Ok(served?)
-}
-
-/// The thread that leads in durable mode: it waits for the disk, so that no other does.
-struct Leader {
-    thread: std::thread::JoinHandle<()>,
-    stopped: Arc<AtomicBool>,
-}
-
-impl Leader {
-    fn start(store: &Arc<Store>, sync: SyncMode) -> Result<Self, ServerError> {
-        let settle_after = match sync {
-            SyncMode::Interval(interval) => Some(interval),
-            SyncMode::Always | SyncMode::Never => None,
-        };
-        let stopped = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("annals-leader".to_owned()).spawn({
-            let (store, stopped) = (Arc::clone(store), Arc::clone(&stopped));
-            // Acquire, pairs with the Release in `stop`.
-            move || store.lead_from_now_on(settle_after, || stopped.load(Ordering::Acquire))
-        })?;
-        Ok(Self { thread, stopped })
-    }
-
-    fn stop(self) {
-        // Release, pairs with the Acquire above.
-        self.stopped.store(true, Ordering::Release);
-        self.thread.thread().unpark();
-        if self.thread.join().is_err() {
-            tracing::error!("the leader has panicked");
-        }
-    }
-}
-
-/// The store as it is configured: empty in memory, or read back from its directory.
-async fn open(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Store>, Option<Leader>), ServerError> {
-    let Some(path) = config.data.clone() else {
-        let store = Store::in_memory(Arc::clone(clock), config.append_queue_max);
-        return Ok((Arc::new(store), None));
-    };
-    let sync = config.sync;
-    let sequencer = tokio::task::spawn_blocking(move || read_back(&path, sync))
-        .await
-        .map_err(std::io::Error::other)??;
-    let store = Arc::new(Store::new(sequencer, Arc::clone(clock), config.append_queue_max));
-    let leader = Leader::start(&store, sync)?;
-    Ok((store, Some(leader)))
-}
-
-fn read_back(path: &Path, sync: SyncMode) -> Result<Sequencer, ServerError> {
-    let started = Instant::now();
-    let directory = DataDirectory::open(path)?;
-    let files = Arc::clone(directory.files());
-    let (mut sequencer, recovered) =
-        disk::open(files, sync, SEGMENT_SIZE_BYTES, Some(directory), |done, all| {
-            tracing::info!(done, all, "segment checked");
-        })?;
-    if let Some(Cut { file, offset, reason }) = recovered.cut {
-        tracing::warn!(file, offset, %reason, "a torn tail was cut off; nothing of it was acknowledged");
-    }
-    let mut reported = Instant::now();
-    sequencer.restore(recovered.head, |position| {
-        if reported.elapsed() >= PROGRESS_INTERVAL {
-            reported = Instant::now();
-            tracing::info!(%position, head = %recovered.head, "indexing");
-        }
-    });
-    let seconds = started.elapsed().as_secs_f64();
-    tracing::info!(path = %path.display(), head = %recovered.head, seconds, "history read back");
-    Ok(sequencer)
 }
 
 /// When the log takes nothing more, the server does not serve commands; reads go on.

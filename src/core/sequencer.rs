@@ -124,8 +124,8 @@ impl Sequencer {
         let first = self.head.next();
         self.encode(proposal, &writes, recorded_at);
         let begun = self.log.append(first, &self.bytes, &self.records);
-        let begin = begun.map_or(Ok(()), |size| self.commit_log.begin(first, size));
-        if let Err(error) = begin.and_then(|()| self.commit_log.write(&self.bytes)) {
+        let file = begun.map_or(Ok(()), |size| self.commit_log.begin(first, size));
+        if let Err(error) = file.and_then(|()| self.commit_log.write(&self.bytes)) {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
         }

@@ -171,8 +171,8 @@ pub fn deadline_exceeded() -> Status {
     status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the call's deadline has passed", [])
 }
 
-/// The bytes are not the message of this call. prost names the fields on the way to the fault, the inner
-/// one first: `…: NewEvent.r#type: AppendRequest.events: invalid string value: …`.
+/// The bytes are not the message of this call. prost names the fields on the way from the fault to the
+/// message: `…: NewEvent.type: AppendRequest.events: invalid string value: …`.
 pub fn undecodable(error: &prost::DecodeError) -> Status {
     let text = error.to_string();
     let text = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text);
@@ -182,7 +182,8 @@ pub fn undecodable(error: &prost::DecodeError) -> Status {
         && let Some((message, field)) = step.split_once('.')
         && !message.contains(' ')
     {
-        fields.push(field.strip_prefix("r#").unwrap_or(field));
+        // A field that Rust has a word for is `r#type` there.
+        fields.push(field.trim_start_matches("r#"));
         rest = after;
     }
     fields.reverse();

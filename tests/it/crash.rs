@@ -112,11 +112,11 @@ impl Call {
         let mut own = self.events();
         let shared = own.split_off(own.len() / 2);
         let write = |stream: String, events| StreamWrite { stream, events, ..Default::default() };
-        let mut writes = vec![write("Shared-1".to_owned(), shared)];
+        let mut all = vec![write("Shared-1".to_owned(), shared)];
         if !own.is_empty() {
-            writes.push(write(format!("Writer-{writer}"), own));
+            all.push(write(format!("Writer-{writer}"), own));
         }
-        CommitRequest { writes, ..CommitRequest::default() }
+        CommitRequest { writes: all, ..CommitRequest::default() }
     }
 }
 

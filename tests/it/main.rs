@@ -4,4 +4,6 @@
 mod cli;
 mod commit_log;
 mod crash;
+mod grpc;
 mod store_model;
+mod support;

@@ -1,0 +1,19 @@
+//! The protocol from the outside: a real server, real gRPC, and what error.proto and the comments of
+//! the other files promise.
+
+mod bad_input;
+mod bad_query;
+mod commit;
+mod compression;
+mod follow;
+mod format;
+mod header_limit;
+mod health;
+mod idempotency;
+mod lists;
+mod min_position;
+mod pipeline;
+mod race;
+mod read;
+mod stop;
+mod subscribe;
