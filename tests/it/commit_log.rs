@@ -114,7 +114,7 @@ impl FaultyDisk {
                         Change::Write(bytes[..kept].to_vec(), offset).apply(&mut file.safe);
                     }
                     Change::Write(..) => {}
-                    resize => resize.apply(&mut file.safe),
+                    resize @ Change::Resize(_) => resize.apply(&mut file.safe),
                 }
             }
             file.name_is_safe = true;

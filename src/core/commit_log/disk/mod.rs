@@ -151,7 +151,7 @@ pub fn open(
 pub enum OpenLogError {
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
-    #[error(transparent)]
+    #[error("the data directory cannot be written to: {}", .0.0)]
     Disk(#[from] CommitLogError),
 }
 
