@@ -30,7 +30,7 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 /// So long may anything take: a hang is a failure, a slow machine is not.
-const HANG: Duration = Duration::from_mins(5);
+const HANG: Duration = Duration::from_mins(2);
 
 /// Waits for `future`, but not for ever.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
