@@ -96,7 +96,7 @@ pub async fn run(
         .max_concurrent_streams(CALLS_OF_A_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .layer(CallLayer)
+        .layer(CallLayer::new(stop.clone()))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, {
             let stop = stop.clone();
@@ -173,7 +173,7 @@ async fn routes(
         stop.clone(),
     );
     let commands = Commands::new(CommandService::new(Arc::clone(store)), limits, stop.clone());
-    let queries = Queries::new(QueryService::new(Arc::clone(history)), limits);
+    let queries = Queries::new(QueryService::new(Arc::clone(history), stop.clone()), limits);
     let admin = Admin {
         store: Arc::clone(store),
         subscriptions: subscriptions.clone(),

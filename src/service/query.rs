@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::scan::Scan;
@@ -41,6 +42,9 @@ pub enum QueryError {
     /// The log did not get there in time.
     #[error("the log has not reached position {min_position} in time; the head is {head}")]
     MinPositionNotReached { min_position: Position, head: Position },
+    /// The server stops, and the log will not get there.
+    #[error("the server stops before the log has reached position {min_position}")]
+    ShuttingDown { min_position: Position },
 }
 
 /// What is known of a stream.
@@ -86,11 +90,13 @@ pub struct PageRequest {
 #[derive(Clone)]
 pub struct QueryService {
     history: Arc<History>,
+    stop: CancellationToken,
 }
 
 impl QueryService {
-    pub fn new(history: Arc<History>) -> Self {
-        Self { history }
+    /// Nothing is waited for any more when `stop` is cancelled.
+    pub fn new(history: Arc<History>, stop: CancellationToken) -> Self {
+        Self { history, stop }
     }
 
     /// The history that is read.
@@ -109,10 +115,15 @@ impl QueryService {
             return Ok(());
         }
         let patience = patience.unwrap_or(MIN_POSITION_WAIT_MAX).min(MIN_POSITION_WAIT_MAX);
-        let beyond = watermark.beyond(min_position.previous());
-        let reached = tokio::time::timeout(patience, beyond).await.is_ok();
-        let head = watermark.get();
-        if reached { Ok(()) } else { Err(QueryError::MinPositionNotReached { min_position, head }) }
+        tokio::select! {
+            biased;
+            _ = watermark.beyond(min_position.previous()) => Ok(()),
+            () = self.stop.cancelled() => Err(QueryError::ShuttingDown { min_position }),
+            () = tokio::time::sleep(patience) => {
+                let head = watermark.get();
+                Err(QueryError::MinPositionNotReached { min_position, head })
+            }
+        }
     }
 
     /// A walk over one stream.

@@ -5,14 +5,19 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 use tracing::Instrument;
@@ -49,15 +54,28 @@ pub fn patience(metadata: &MetadataMap) -> Option<Duration> {
     Some(timeout.saturating_sub(EARLIER * 2))
 }
 
+/// Calls of these services have no end of their own and end when the server stops. Ours do that
+/// themselves, and say where to go on.
+const ENDLESS: &str = "/grpc.reflection.";
+
 /// Puts [`Calls`] around a service.
-#[derive(Clone, Copy)]
-pub struct CallLayer;
+#[derive(Clone)]
+pub struct CallLayer {
+    stop: CancellationToken,
+}
+
+impl CallLayer {
+    /// `stop` is cancelled when the server stops.
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { stop }
+    }
+}
 
 impl<S> Layer<S> for CallLayer {
     type Service = Calls<S>;
 
     fn layer(&self, inner: S) -> Calls<S> {
-        Calls { inner }
+        Calls { inner, stop: self.stop.clone() }
     }
 }
 
@@ -65,6 +83,7 @@ impl<S> Layer<S> for CallLayer {
 #[derive(Clone)]
 pub struct Calls<S> {
     inner: S,
+    stop: CancellationToken,
 }
 
 impl<S> Service<Request<Body>> for Calls<S>
@@ -83,29 +102,66 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let span = tracing::debug_span!("call", path = request.uri().path());
-        let timeout = request
+        let deadline = request
             .headers()
             .get(TIMEOUT_HEADER)
             .and_then(|value| timeout(value.to_str().ok()?))
             .map(|timeout| Instant::now() + timeout.saturating_sub(EARLIER));
+        let stop = request.uri().path().starts_with(ENDLESS).then(|| self.stop.clone());
         let call = self.inner.call(request);
         let call = async move {
-            let Some(deadline) = timeout else { return call.await };
-            match tokio::time::timeout_at(deadline, call).await {
-                Ok(response) => Ok(response?.map(|body| {
-                    Body::new(Limited { body, sleep: Box::pin(sleep_until(deadline)), over: false })
+            match (deadline, stop) {
+                (None, None) => call.await,
+                (None, Some(stop)) => Ok(call.await?.map(|body| {
+                    limited(body, async move { stop.cancelled().await }, status::shutting_down)
                 })),
-                Err(_) => Ok(status::deadline_exceeded().into_http()),
+                (Some(deadline), _) => match timeout_at(deadline, call).await {
+                    Ok(response) => Ok(response?.map(|body| {
+                        limited(body, sleep_until(deadline), status::deadline_exceeded)
+                    })),
+                    Err(_) => Ok(status::deadline_exceeded().into_http()),
+                },
             }
         };
         Box::pin(call.instrument(span))
     }
 }
 
-/// A body that ends at a deadline.
-struct Limited {
+/// `body` until `end` comes, and then the status that `why` makes.
+fn limited(
     body: Body,
-    sleep: Pin<Box<Sleep>>,
+    end: impl Future<Output = ()> + Send + 'static,
+    why: fn() -> Status,
+) -> Body {
+    let shared = Arc::new(Mutex::new(Limit { body: Some(body), reader: None }));
+    // A body is not polled while its reader takes nothing. So the end comes from a task, which drops the
+    // body, and all that the call holds, whoever reads.
+    let ending = tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move {
+            end.await;
+            let mut limit = shared.lock().expect("no holder panics");
+            limit.body = None;
+            if let Some(reader) = limit.reader.take() {
+                reader.wake();
+            }
+        }
+    });
+    Body::new(Limited { shared, ending, why, over: false })
+}
+
+struct Limit {
+    /// Gone when the end has come.
+    body: Option<Body>,
+    /// Who waits for the next frame.
+    reader: Option<Waker>,
+}
+
+/// A body that has an end.
+struct Limited {
+    shared: Arc<Mutex<Limit>>,
+    ending: JoinHandle<()>,
+    why: fn() -> Status,
     over: bool,
 }
 
@@ -114,26 +170,32 @@ impl http_body::Body for Limited {
     type Error = Status;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.over {
+        let this = self.get_mut();
+        if this.over {
             return Poll::Ready(None);
         }
-        // The deadline first: a stream that is always ready must end, too.
-        if self.sleep.as_mut().poll(context).is_ready() {
-            self.over = true;
+        let mut limit = this.shared.lock().expect("no holder panics");
+        let Some(body) = &mut limit.body else {
+            this.over = true;
             let mut trailers = HeaderMap::new();
-            status::deadline_exceeded().add_header(&mut trailers)?;
+            (this.why)().add_header(&mut trailers)?;
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-        }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.over = frame.is_none();
+        };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+            limit.reader = Some(context.waker().clone());
+            return Poll::Pending;
+        };
+        this.over = frame.is_none();
         Poll::Ready(frame)
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.over || self.body.is_end_stream()
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.ending.abort();
     }
 }
 

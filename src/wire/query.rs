@@ -1,6 +1,6 @@
 //! `annals.v1.QueryService`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -39,17 +39,10 @@ impl Queries {
         Self { service, limits }
     }
 
-    /// The request, when the log has reached the position that it asks for.
-    async fn reached<T>(
-        &self,
-        request: Request<T>,
-        min_position: impl Fn(&T) -> u64,
-    ) -> Result<T, Status> {
-        let patience = call::patience(request.metadata());
-        let request = request.into_inner();
-        let position = Position::new(min_position(&request));
-        self.service.reach(position, patience).await?;
-        Ok(request)
+    /// Waits until the log has reached the position that a request asks for. The request has been
+    /// checked before: a bad one does not wait.
+    async fn reach(&self, min_position: u64, patience: Option<Duration>) -> Result<(), Status> {
+        Ok(self.service.reach(Position::new(min_position), patience).await?)
     }
 
     fn blocks(&self, scan: Scan) -> Response<Answers<EventBlock>> {
@@ -69,10 +62,12 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<ReadStreamRequest>,
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        let ReadStreamRequest { stream, direction, after, limit, min_position: _ } = request;
+        let patience = call::patience(request.metadata());
+        let ReadStreamRequest { stream, direction, after, limit, min_position } =
+            request.into_inner();
         convert::stream_to_read(&stream, &self.limits)?;
         let direction = convert::direction(direction)?;
+        self.reach(min_position, patience).await?;
         let after = Version::new(after);
         Ok(self.blocks(self.service.read_stream(&stream, direction, after, limit)?))
     }
@@ -83,10 +78,12 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<ReadAllRequest>,
     ) -> Result<Response<Self::ReadAllStream>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        let ReadAllRequest { direction, after, limit, filters, min_position: _ } = request;
+        let patience = call::patience(request.metadata());
+        let ReadAllRequest { direction, after, limit, filters, min_position } =
+            request.into_inner();
         let direction = convert::direction(direction)?;
         let filter = convert::filter(filters, &self.limits)?;
+        self.reach(min_position, patience).await?;
         let after = Position::new(after);
         Ok(self.blocks(self.service.read_all(&filter, direction, after, limit)))
     }
@@ -95,14 +92,20 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<GetEventRequest>,
     ) -> Result<Response<GetEventResponse>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        let (reader, position) = match request.key {
-            Some(Key::Id(id)) => self.service.find(convert::event_id(&id)?)?,
+        let patience = call::patience(request.metadata());
+        let GetEventRequest { key, min_position } = request.into_inner();
+        let key = match key {
+            Some(Key::Id(id)) => Ok(convert::event_id(&id)?),
             Some(Key::Position(0)) => {
                 return Err(convert::InvalidRequest::one("position", "must be at least 1").into());
             }
-            Some(Key::Position(position)) => self.service.at(Position::new(position))?,
+            Some(Key::Position(position)) => Err(Position::new(position)),
             None => return Err(convert::InvalidRequest::one("key", "must be set").into()),
+        };
+        self.reach(min_position, patience).await?;
+        let (reader, position) = match key {
+            Ok(id) => self.service.find(id)?,
+            Err(position) => self.service.at(position)?,
         };
         let record = reader.record(position).expect("the reader sees it");
         let event = RecordedEvent::decode(format::message(record)).expect("the log holds events");
@@ -113,9 +116,11 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<GetStreamRequest>,
     ) -> Result<Response<GetStreamResponse>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        convert::stream_to_read(&request.stream, &self.limits)?;
-        let facts = self.service.stream(&request.stream)?;
+        let patience = call::patience(request.metadata());
+        let GetStreamRequest { stream, min_position } = request.into_inner();
+        convert::stream_to_read(&stream, &self.limits)?;
+        self.reach(min_position, patience).await?;
+        let facts = self.service.stream(&stream)?;
         Ok(Response::new(GetStreamResponse { stream: Some(facts.into()) }))
     }
 
@@ -123,9 +128,12 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<ListStreamsRequest>,
     ) -> Result<Response<ListStreamsResponse>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        let ListStreamsRequest { prefix, page_size, page_token, min_position: _ } = request;
-        let page = self.service.streams(&convert::page(prefix, page_size, page_token)?);
+        let patience = call::patience(request.metadata());
+        let ListStreamsRequest { prefix, page_size, page_token, min_position } =
+            request.into_inner();
+        let page = convert::page(prefix, page_size, page_token)?;
+        self.reach(min_position, patience).await?;
+        let page = self.service.streams(&page);
         Ok(Response::new(ListStreamsResponse {
             streams: page.items.into_iter().map(Into::into).collect(),
             next_page_token: page.next.unwrap_or_default(),
@@ -136,9 +144,10 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<ListCategoriesRequest>,
     ) -> Result<Response<ListCategoriesResponse>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        let ListCategoriesRequest { page_size, page_token, min_position: _ } = request;
+        let patience = call::patience(request.metadata());
+        let ListCategoriesRequest { page_size, page_token, min_position } = request.into_inner();
         let page = convert::page(String::new(), page_size, page_token)?;
+        self.reach(min_position, patience).await?;
         let page = self.service.categories(&page);
         Ok(Response::new(ListCategoriesResponse {
             categories: page.items.into_iter().map(Into::into).collect(),
@@ -150,9 +159,10 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<ListEventTypesRequest>,
     ) -> Result<Response<ListEventTypesResponse>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        let ListEventTypesRequest { page_size, page_token, min_position: _ } = request;
+        let patience = call::patience(request.metadata());
+        let ListEventTypesRequest { page_size, page_token, min_position } = request.into_inner();
         let page = convert::page(String::new(), page_size, page_token)?;
+        self.reach(min_position, patience).await?;
         let page = self.service.types(&page);
         Ok(Response::new(ListEventTypesResponse {
             event_types: page.items.into_iter().map(Into::into).collect(),
@@ -164,8 +174,10 @@ impl query_service_server::QueryService for Queries {
         &self,
         request: Request<CountRequest>,
     ) -> Result<Response<CountResponse>, Status> {
-        let request = self.reached(request, |request| request.min_position).await?;
-        let filter = convert::filter(request.filters, &self.limits)?;
+        let patience = call::patience(request.metadata());
+        let CountRequest { filters, min_position } = request.into_inner();
+        let filter = convert::filter(filters, &self.limits)?;
+        self.reach(min_position, patience).await?;
         let (count, position) = self.service.count(&filter).await;
         Ok(Response::new(CountResponse { count, position: position.get() }))
     }

@@ -111,6 +111,12 @@ impl From<QueryError> for Status {
                 text,
                 [("min_position", min_position.to_string()), ("head", head.to_string())],
             ),
+            E::ShuttingDown { min_position } => status(
+                Code::Unavailable,
+                "SHUTTING_DOWN",
+                text,
+                [("min_position", min_position.to_string())],
+            ),
         }
     }
 }
