@@ -134,7 +134,6 @@ async fn what_was_never_written_is_not_found_by_its_name() {
     let id = uuid::Uuid::from_u128(17).to_string();
     for (key, name, value) in [
         (Key::Id(id.clone()), "id", id),
-        (Key::Position(0), "position", "0".to_owned()),
         (Key::Position(2), "position", "2".to_owned()),
         (Key::Position(u64::MAX), "position", u64::MAX.to_string()),
     ] {
@@ -143,4 +142,7 @@ async fn what_was_never_written_is_not_found_by_its_name() {
         assert_eq!((refusal.code(), &*refusal.reason()), (Code::NotFound, "UNKNOWN_EVENT"));
         assert_eq!(refusal.fact(name), value);
     }
+    let request = GetEventRequest { key: Some(Key::Position(0)), min_position: 0 };
+    let refusal = store.queries().get_event(request).await.unwrap_err();
+    assert_eq!((refusal.code(), &*refusal.reason()), (Code::InvalidArgument, "INVALID_REQUEST"));
 }

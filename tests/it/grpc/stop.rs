@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use annals::wire::proto::v1::{
-    AppendStreamRequest, Filter, NewEvent, ReadAllRequest, SubscribeRequest,
+    AppendStreamRequest, CountRequest, Filter, NewEvent, ReadAllRequest, SubscribeRequest,
     append_stream_response::Result as Answer, command_service_client::CommandServiceClient,
     new_event::Data, subscribe_response::Message,
 };
@@ -215,4 +215,21 @@ async fn a_reader_that_does_not_read_holds_the_server_until_the_deadline_only() 
     store.stop.cancel();
     store.stopped().await.unwrap();
     drop(unread);
+}
+
+/// What it waits for cannot come any more.
+#[tokio::test]
+async fn a_query_that_waits_for_a_position_does_not_hold_the_server_up() {
+    let store = patient().await;
+    let mut queries = store.queries();
+    let waiting = tokio::spawn(async move {
+        let request = CountRequest { min_position: 1, ..CountRequest::default() };
+        queries.count(request).await.unwrap_err()
+    });
+    // A call that is answered on the same server was behind it, or it is not there yet: both must end.
+    store.info().await;
+    store.stop.cancel();
+    store.stopped().await.unwrap();
+    let status = within(waiting).await.unwrap();
+    assert_eq!(status.code(), Code::Unavailable);
 }

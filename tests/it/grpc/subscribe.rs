@@ -211,6 +211,25 @@ async fn a_subscription_with_a_deadline_ends_with_it() {
     within(async { while store.info().await.subscription_count > 0 {} }).await;
 }
 
+/// HTTP/2 asks for no more of a body while its reader takes nothing; the deadline holds all the same, and
+/// what the call held is free.
+#[tokio::test]
+async fn a_deadline_holds_for_a_subscriber_that_does_not_read() {
+    use prost::Message as _;
+    let store = TestStore::start_with(|config| config.subscriptions_max = 1).await;
+    for _ in 0..3 {
+        store.append("Payment-1", ANY, vec!["Paid"; 10_000]).await.unwrap();
+    }
+    let mut raw = Raw::connect(store.address).await;
+    let headers = [("grpc-timeout", "200m")];
+    let mut call = raw.begin("SubscriptionService/Subscribe", &headers).await;
+    let request = SubscribeRequest::default().encode_to_vec();
+    call.request.send_data(frame(&request), true).unwrap();
+    let unread = call.begun().await;
+    within(async { while store.info().await.subscription_count > 0 {} }).await;
+    drop(unread);
+}
+
 /// A client that went away in the middle of a message is noticed, and its place is free.
 #[tokio::test]
 async fn a_subscriber_that_resets_its_call_is_forgotten() {
