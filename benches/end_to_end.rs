@@ -6,6 +6,7 @@
 //! cargo bench --bench end_to_end -- stream           those with `stream` in their name
 //! cargo bench --bench end_to_end -- --rounds 15      default 7
 //! cargo bench --bench end_to_end -- --against PATH   another build of the server, too, by turns
+//! cargo bench --bench end_to_end -- --only real      or `empty`: for a profiler
 //! cargo bench --bench end_to_end -- --smoke          very small, to see that it works: no figures
 //! ```
 //!
@@ -30,13 +31,15 @@ struct Options {
     smoke: bool,
     rounds: usize,
     against: Option<PathBuf>,
+    only: Option<Twin>,
     /// Parts of shapes' names; none: all shapes.
     wanted: Vec<String>,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self { smoke: false, rounds: ROUNDS, against: None, wanted: Vec::new() };
+        let mut options =
+            Self { smoke: false, rounds: ROUNDS, against: None, only: None, wanted: Vec::new() };
         let mut bench = false;
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
@@ -44,6 +47,13 @@ impl Options {
                 "--bench" => bench = true,
                 "--smoke" | "--test" => options.smoke = true,
                 "--against" => options.against = Some(value()?.into()),
+                "--only" => {
+                    options.only = Some(match value()?.as_str() {
+                        "real" => Twin::Real,
+                        "empty" => Twin::Empty,
+                        _ => return Err("--only is `real` or `empty`".to_owned()),
+                    });
+                }
                 "--rounds" => {
                     let rounds = value()?.parse().ok().filter(|rounds| *rounds > 0);
                     options.rounds = rounds.ok_or("--rounds needs a number from 1")?;
@@ -95,6 +105,7 @@ async fn run(options: &Options) {
             // Whoever goes first goes last in the next round.
             let mut turns: Vec<_> = (0..targets.len())
                 .flat_map(|target| [(target, Twin::Real), (target, Twin::Empty)])
+                .filter(|(_, twin)| options.only.is_none_or(|only| only == *twin))
                 .collect();
             let count = turns.len();
             turns.rotate_left(round % count);

@@ -138,9 +138,12 @@ fn quantile(outcome: &Outcome, quantile: f64) -> f64 {
     outcome.latencies.value_at_quantile(quantile) as f64
 }
 
-/// Least, median, greatest.
+/// Least, median, greatest; NaN of nothing.
 fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<f64> = values.collect();
+    if values.is_empty() {
+        return [f64::NAN; 3];
+    }
     values.sort_by(f64::total_cmp);
     [values[0], values[values.len() / 2], values[values.len() - 1]]
 }
@@ -153,7 +156,7 @@ fn show([least, median, greatest]: [f64; 3]) -> String {
 }
 
 fn latency(rounds: &[Outcome]) -> String {
-    if rounds[0].latencies.is_empty() {
+    if rounds.first().is_none_or(|round| round.latencies.is_empty()) {
         return "-".into();
     }
     let micros = |at| spread(rounds.iter().map(|round| quantile(round, at) / 1000.0))[1];
