@@ -1,0 +1,7 @@
+//! What the end-to-end bench is made of.
+
+pub mod codec;
+pub mod report;
+pub mod server;
+pub mod shapes;
+pub mod target;
