@@ -36,8 +36,9 @@ impl Row {
 pub async fn header(smoke: bool, rounds: usize, targets: &[Target]) {
     let info = targets[0].info().await;
     let mode = match info.mode() {
-        Mode::Memory => "memory",
-        Mode::Unspecified => "unknown",
+        Mode::Memory => "memory".to_owned(),
+        Mode::Durable => format!("durable, sync {}", info.sync),
+        Mode::Unspecified => "unknown".to_owned(),
     };
     let cores = available_parallelism().map_or(0, usize::from);
     let build = if cfg!(debug_assertions) { "debug, NOT release" } else { "release" };
