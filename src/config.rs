@@ -35,6 +35,9 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// With a data directory: when an append is safe.
     pub sync: SyncMode,
+    /// The memory that the history may have, events and what finds them, bytes: from 1 MiB. Unset: all
+    /// that there is. When it is full, appends are refused.
+    pub max_memory: Option<usize>,
     /// What one event, one commit and one name may measure: each from 1 to [`Limits::HARD`], and an
     /// event no larger than a commit.
     pub limits: Limits,
@@ -58,6 +61,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2113)),
             data: None,
             sync: SyncMode::Always,
+            max_memory: None,
             limits: Limits::default(),
             append_queue_max: 65_536,
             subscriptions_max: 10_000,
@@ -121,6 +125,7 @@ pub const OPTIONS: &[Spec] = &[
     option!("listen", "ADDRESS:PORT", listen, address, "Where to listen; port 0 takes a free one"),
     option!("data", "DIR", data, directory, "Keep the history in this directory; without it, in memory only"),
     option!("sync", "MODE", sync, sync_mode, "When an append is safe: always, interval=50ms (weaker) or never (weaker)"),
+    option!("max-memory", "BYTES", max_memory, memory, "The memory that the history may have, such as 4GiB; when it is full, appends are refused"),
     option!("event-size-max-bytes", "BYTES", limits.event_size_bytes_max, bytes(1..=Limits::HARD.event_size_bytes_max), "One event as recorded, with its names and metadata"),
     option!("commit-size-max-bytes", "BYTES", limits.commit_size_bytes_max, bytes(1..=Limits::HARD.commit_size_bytes_max), "The events of one commit as recorded"),
     option!("commit-events-max", "N", limits.commit_events_max, count(1..=Limits::HARD.commit_events_max), "Events in one commit"),
@@ -386,6 +391,7 @@ fn bytes(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String>
             "" | "B" => Some(1),
             "KiB" => Some(1 << 10),
             "MiB" => Some(1 << 20),
+            "GiB" => Some(1 << 30),
             _ => None,
         };
         number
@@ -448,6 +454,14 @@ fn directives(text: &str) -> Result<String, String> {
 #[expect(clippy::unnecessary_wraps, reason = "every option's check may refuse")]
 fn directory(text: &str) -> Result<Option<PathBuf>, String> {
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+/// Empty: no limit.
+fn memory(text: &str) -> Result<Option<usize>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    bytes(1 << 20..=1 << 50)(text).map(Some)
 }
 
 fn sync_mode(text: &str) -> Result<SyncMode, String> {
@@ -514,6 +528,12 @@ impl ToToml for Option<PathBuf> {
     fn to_toml(&self) -> String {
         let path = self.as_ref().map(|path| path.display().to_string());
         path.unwrap_or_default().to_toml()
+    }
+}
+
+impl ToToml for Option<usize> {
+    fn to_toml(&self) -> String {
+        self.map_or_else(|| "\"\"".to_owned(), |number| number.to_toml())
     }
 }
 

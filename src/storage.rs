@@ -13,8 +13,11 @@ use crate::{
     config::Config,
     core::{
         clock::Clock,
-        commit_log::disk::{self, DataDirectory, OpenError, OpenLogError, SyncMode, recovery::Cut},
-        log::segment::SEGMENT_SIZE_BYTES,
+        commit_log::{
+            disk::{self, DataDirectory, OpenError, OpenLogError, SyncMode, recovery::Cut},
+            memory::Memory,
+        },
+        log::{LogWriter, segment::SEGMENT_SIZE_BYTES},
         sequencer::Sequencer,
         store::Store,
     },
@@ -74,14 +77,18 @@ pub async fn open(
     config: &Config,
     clock: &Arc<dyn Clock>,
 ) -> Result<(Arc<Store>, Option<Leader>), StorageError> {
+    let memory_max = config.max_memory.unwrap_or(usize::MAX);
     let Some(path) = config.data.clone() else {
-        let store = Store::in_memory(Arc::clone(clock), config.append_queue_max);
+        let sequencer = Sequencer::new(LogWriter::new(), Box::new(Memory));
+        let sequencer = sequencer.with_memory_max(memory_max);
+        let store = Store::new(sequencer, Arc::clone(clock), config.append_queue_max);
         return Ok((Arc::new(store), None));
     };
     let sync = config.sync;
     let sequencer = tokio::task::spawn_blocking(move || read_back(&path, sync))
         .await
         .map_err(std::io::Error::other)??;
+    let sequencer = sequencer.with_memory_max(memory_max);
     let store = Arc::new(Store::new(sequencer, Arc::clone(clock), config.append_queue_max));
     let leader = Leader::start(&store, sync)?;
     Ok((store, Some(leader)))

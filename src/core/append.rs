@@ -78,6 +78,9 @@ pub enum AppendError {
     /// The id is that of another event, or the call repeats a part of an earlier one only.
     #[error("event id {id} is taken by the event at position {position} of stream {stream}")]
     EventIdConflict { id: Uuid, stream: Name, position: Position },
+    /// The history has the memory that it may have: until somebody gives the server more.
+    #[error("the store is full: it has {used} bytes of {max}")]
+    Full { used: usize, max: usize },
     /// Too many proposals wait: a repeat after a pause can help.
     #[error("too many appends wait")]
     Overloaded,

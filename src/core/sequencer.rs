@@ -20,6 +20,7 @@ use super::{
     append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Write, Written},
     clock::Timestamp,
     commit_log::{CommitLog, CommitLogError},
+    event::NewEvent,
     filter::plan,
     history::History,
     index::{SoleWriter, ids::IdCounts},
@@ -42,6 +43,8 @@ pub struct Sequencer {
     head: Position,
     /// When the last commit was recorded, microseconds: recorded time never falls.
     recorded_at_micros: i64,
+    /// The history may have so much memory: events, and what finds them.
+    memory_max: usize,
     /// Why nothing more is taken.
     broken: Option<CommitLogError>,
     /// The bytes of the commit at hand, and where its records begin: kept, so that a commit allocates
@@ -68,10 +71,18 @@ impl Sequencer {
             commit_log,
             head: Position::ZERO,
             recorded_at_micros: i64::MIN,
+            memory_max: usize::MAX,
             broken: None,
             bytes: Vec::new(),
             records: Vec::new(),
         }
+    }
+
+    /// The same, which takes nothing more once events and indexes have `memory_max` bytes.
+    #[must_use]
+    pub fn with_memory_max(mut self, memory_max: usize) -> Self {
+        self.memory_max = memory_max;
+        self
     }
 
     /// The read side.
@@ -172,6 +183,7 @@ impl Sequencer {
                 duplicate: false,
             }));
         }
+        self.check_room(proposal)?;
         Ok(Decision::Write(writes))
     }
 
@@ -234,6 +246,23 @@ impl Sequencer {
             return Ok(());
         }
         Err(AppendError::ConditionBroken { condition: index, after: condition.after, positions })
+    }
+
+    /// Refuses what does not fit. The last commit may go over by what it makes the indexes grow.
+    fn check_room(&self, proposal: &Proposal) -> Result<(), AppendError> {
+        let max = self.memory_max;
+        let used = self.memory();
+        let events = proposal.writes.iter().flat_map(|write| &write.events);
+        let more: usize = events.map(NewEvent::size_max).sum();
+        if used.saturating_add(more) > max { Err(AppendError::Full { used, max }) } else { Ok(()) }
+    }
+
+    /// How many bytes events and what finds them have.
+    fn memory(&self) -> usize {
+        let history = &self.history;
+        let names = [&history.streams, &history.categories, &history.types, &history.tags];
+        let indexes: usize = names.iter().map(|map| map.allocated()).sum();
+        self.log.size() + indexes + self.id_counts.allocated()
     }
 
     /// How many events the stream has, published or not.
@@ -315,10 +344,5 @@ impl Sequencer {
     /// Takes nothing more, for this reason, until a restart.
     pub fn refuse_from_now_on(&mut self, reason: CommitLogError) {
         self.broken.get_or_insert(reason);
-    }
-
-    /// How many bytes of segments are written.
-    pub fn log_size(&self) -> usize {
-        self.log.size()
     }
 }

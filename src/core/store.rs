@@ -16,9 +16,8 @@ use super::{
     append::{AppendError, Committed, Proposal},
     clock::Clock,
     combiner::Combiner,
-    commit_log::{CommitLogError, memory::Memory},
+    commit_log::CommitLogError,
     history::History,
-    log::LogWriter,
     sequencer::Sequencer,
     sync::Mutex,
 };
@@ -68,19 +67,9 @@ impl Store {
         }
     }
 
-    /// An empty store in memory.
-    pub fn in_memory(clock: Arc<dyn Clock>, queue_max: usize) -> Self {
-        Self::new(Sequencer::new(LogWriter::new(), Box::new(Memory)), clock, queue_max)
-    }
-
     /// The read side.
     pub fn history(&self) -> &Arc<History> {
         &self.history
-    }
-
-    /// How many bytes of segments are written.
-    pub fn log_size(&self) -> usize {
-        self.writer().sequencer.log_size()
     }
 
     /// Hands `proposal` in. Proposals handed in by one thread are decided in that order. Where the
@@ -190,8 +179,12 @@ mod model {
     use crate::core::{
         append::Write,
         clock::ManualClock,
+        commit_log::memory::Memory,
         event::NewEvent,
-        log::format::{self, Body, Data},
+        log::{
+            LogWriter,
+            format::{self, Body, Data},
+        },
         name::Name,
         position::{Position, Version},
     };

@@ -30,10 +30,6 @@ impl admin_service_server::AdminService for Admin {
         &self,
         _: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
-        // Walks over every name: off the threads that serve calls.
-        let store = Arc::clone(&self.store);
-        let memory = tokio::task::spawn_blocking(move || memory(&store));
-        let memory = memory.await.map_err(|error| Status::internal(error.to_string()))?;
         let history = self.store.history();
         let uptime = prost_types::Duration::try_from(self.started.elapsed()).unwrap_or_default();
         Ok(Response::new(GetInfoResponse {
@@ -46,7 +42,7 @@ impl admin_service_server::AdminService for Admin {
             category_count: history.categories.len() as u64,
             event_type_count: history.types.len() as u64,
             tag_count: history.tags.len() as u64,
-            memory: Some(memory),
+            memory: Some(memory(&self.store)),
             limits: Some(limits(&self.limits)),
             subscription_count: self.subscriptions.open() as u64,
             sync: match self.sync {
@@ -65,7 +61,7 @@ fn memory(store: &Store) -> Memory {
     let postings = [&history.categories, &history.types, &history.tags];
     Memory {
         segment_bytes: segment_bytes as u64,
-        event_bytes: store.log_size() as u64,
+        event_bytes: history.log.size() as u64,
         offset_bytes: offset_bytes as u64,
         event_id_bytes: history.ids.allocated() as u64,
         stream_bytes: history.streams.allocated() as u64,

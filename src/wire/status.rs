@@ -78,6 +78,12 @@ impl From<AppendError> for Status {
                     ("position", position.to_string()),
                 ],
             ),
+            E::Full { used, max } => status(
+                Code::ResourceExhausted,
+                "FULL",
+                text,
+                [("used", used.to_string()), ("max", max.to_string())],
+            ),
             E::Overloaded => status(Code::ResourceExhausted, "OVERLOADED", text, []),
             // Not UNAVAILABLE: clients repeat that one by themselves, as if nothing could have happened.
             E::OutcomeUnknown(reason) => {

@@ -504,3 +504,34 @@ fn the_sequencer_is_deterministic() {
     };
     assert_eq!(bytes(), bytes());
 }
+
+/// What is full takes nothing more, answers a repeat all the same, and has grown about as far as it may.
+#[test]
+fn a_full_store_refuses_what_is_new_and_answers_what_is_not() {
+    const MAX: usize = 1 << 20;
+    let log = LogWriter::with_segment_size(4096);
+    let sequencer = Sequencer::new(log, Box::new(Memory)).with_memory_max(MAX);
+    let store = Store::new(sequencer, Arc::new(ManualClock::default()), 10);
+    let mut caller = Caller::default();
+    let mut new = || {
+        let event = caller.event(0);
+        let stream = name(event.stream);
+        let write = Write { stream, events: vec![event.event()], expected: None };
+        Proposal { writes: vec![write], ..Proposal::default() }
+    };
+    let first = new();
+    assert!(append(&store, first.clone()).is_ok());
+    let mut count = 1;
+    let refusal = loop {
+        match append(&store, new()) {
+            Ok(_) => count += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    let AppendError::Full { used, max } = refusal else { panic!("{refusal}") };
+    // The last commit may have made an index grow.
+    assert!(max == MAX && used.abs_diff(MAX) < 100_000, "{used}");
+    assert_eq!(store.history().log.watermark().get(), Position::new(count));
+    assert!(store.history().log.size() < used, "indexes count, too");
+    assert!(append(&store, first).is_ok_and(|committed| committed.duplicate));
+}

@@ -42,8 +42,18 @@ pub struct IdIndex {
     hasher: RandomState,
 }
 
-/// How many entries each shard has. The writer's.
-pub struct IdCounts(Box<[u32]>);
+/// How many entries each shard has, and how much memory all have. The writer's.
+pub struct IdCounts {
+    shards: Box<[u32]>,
+    allocated: usize,
+}
+
+impl IdCounts {
+    /// Memory held by the index.
+    pub fn allocated(&self) -> usize {
+        self.allocated
+    }
+}
 
 fn empty(capacity: usize) -> Box<[AtomicU64]> {
     (0..capacity).map(|_| AtomicU64::new(0)).collect()
@@ -60,7 +70,8 @@ impl IdIndex {
     pub fn new() -> (Self, IdCounts) {
         let shard = |_| Shard { entries: Snapshot::new(Arc::new(empty(SHARD_CAPACITY_MIN))) };
         let index = Self { shards: (0..SHARDS).map(shard).collect(), hasher: RandomState::new() };
-        (index, IdCounts(vec![0; SHARDS].into_boxed_slice()))
+        let allocated = index.allocated();
+        (index, IdCounts { shards: vec![0; SHARDS].into_boxed_slice(), allocated })
     }
 
     fn place(&self, id: &Uuid) -> (usize, u64) {
@@ -117,7 +128,7 @@ impl IdIndex {
         _: &mut SoleWriter,
     ) {
         assert!(position <= POSITION_MAX, "a store holds at most {POSITION_MAX} events");
-        let count = &mut counts.0[shard];
+        let count = &mut counts.shards[shard];
         let shard = &self.shards[shard].entries;
         let entry = fingerprint << POSITION_BITS | position.get();
         *count += 1;
@@ -129,6 +140,7 @@ impl IdIndex {
         }
         let old = shard.load();
         let larger = empty(old.len() + old.len().div_ceil(4));
+        counts.allocated += 8 * (larger.len() - old.len());
         for old in &**old {
             // Relaxed: nobody else writes.
             let old = old.load(Ordering::Relaxed);
@@ -194,6 +206,7 @@ mod tests {
                 next += 1;
             }
             let bytes = index.allocated() as u64;
+            assert_eq!(bytes, counts.allocated() as u64);
             assert!(bytes <= 12 * total, "{bytes} bytes for {total} ids");
         }
     }
@@ -213,7 +226,7 @@ mod model {
             let shard = Shard { entries: Snapshot::new(Arc::new(empty(SHARD_CAPACITY_MIN))) };
             let index =
                 Arc::new(IdIndex { shards: vec![shard].into(), hasher: RandomState::new() });
-            let mut counts = IdCounts(vec![0].into());
+            let mut counts = IdCounts { shards: vec![0].into(), allocated: 0 };
             let mut permit = SoleWriter::new();
             let insert = |index: &IdIndex, position, counts: &mut _, permit: &mut _| {
                 index.insert_at((0, position << 8), Position::new(position), counts, permit);

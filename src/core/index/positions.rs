@@ -41,6 +41,11 @@ impl Block {
         Self { first, before, len: AtomicU32::new(1), offsets }
     }
 
+    /// Memory held: the block, its count, its place in the list, its entries.
+    fn allocated(&self) -> usize {
+        size_of::<Self>() + 24 + self.offsets.len() * size_of::<AtomicU32>()
+    }
+
     fn len(&self) -> usize {
         // Acquire, pairs with the Release in `Block::push`: the entries below were written before.
         self.len.load(Ordering::Acquire) as usize
@@ -74,31 +79,37 @@ impl PositionList {
         Self(Snapshot::new(Arc::new(vec![Arc::new(Block::new(first.get(), 0, BLOCK_MIN))])))
     }
 
-    /// Adds `position`, which is above all that are in the list.
-    pub fn push(&self, position: Position, writer: &mut SoleWriter) {
+    /// Adds `position`, which is above all that are in the list. How many bytes the list has grown by.
+    pub fn push(&self, position: Position, writer: &mut SoleWriter) -> usize {
         let position = position.get();
         if self.0.with(|blocks| blocks[blocks.len() - 1].push(position, writer)) {
-            return;
+            return 0;
         }
         let mut blocks = Vec::clone(&self.0.load());
         let last = &blocks[blocks.len() - 1];
         let len = last.len();
         let near = u32::try_from(position - last.first).is_ok();
+        let before = last.allocated();
+        let grown;
         if blocks.len() == 1 && len < BLOCK_COPIED_MAX && near {
             let larger = Block::new(last.first, 0, len * 2);
             for index in 1..len {
                 assert!(larger.push(last.get(index), writer), "twice the room is enough");
             }
             assert!(larger.push(position, writer), "twice the room is enough");
+            grown = larger.allocated() - before;
             blocks[0] = Arc::new(larger);
         } else {
             let before = last.before + len as u64;
             let room = usize::try_from(before / 2).unwrap_or(BLOCK_MAX);
             let room = room.clamp(BLOCK_COPIED_MAX, BLOCK_MAX);
-            blocks.push(Arc::new(Block::new(position, before, room)));
+            let block = Block::new(position, before, room);
+            grown = block.allocated();
+            blocks.push(Arc::new(block));
         }
         // Stored after it is filled: a reader that loads it sees it whole.
         self.0.store(Arc::new(blocks));
+        grown
     }
 
     /// The positions as of now. Those that a watermark covers that was taken before are all in it.
@@ -108,12 +119,10 @@ impl PositionList {
 
     /// Memory held, without the allocator's own.
     pub fn allocated(&self) -> usize {
-        self.0.with(|blocks| {
-            let block = |block: &Arc<Block>| {
-                size_of::<Block>() + 24 + block.offsets.len() * size_of::<AtomicU32>()
-            };
-            size_of::<Self>() + 40 + blocks.iter().map(block).sum::<usize>()
-        })
+        let blocks = |blocks: &Vec<Arc<Block>>| -> usize {
+            blocks.iter().map(|block| block.allocated()).sum()
+        };
+        size_of::<Self>() + 40 + self.0.with(blocks)
     }
 }
 
@@ -197,7 +206,11 @@ mod tests {
                 model.push(position);
                 match &list {
                     None => list = Some(PositionList::new(Position::new(position))),
-                    Some(list) => list.push(Position::new(position), &mut writer),
+                    Some(list) => {
+                        let before = list.allocated();
+                        let grown = list.push(Position::new(position), &mut writer);
+                        prop_assert_eq!(list.allocated(), before + grown);
+                    }
                 }
             }
             let view = list.expect("at least one").view();

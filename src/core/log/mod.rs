@@ -132,6 +132,11 @@ impl Log {
         &self.watermark
     }
 
+    /// How many bytes are written, seals and headers among them.
+    pub fn size(&self) -> usize {
+        self.table.with(|table| table.iter().map(|segment| segment.readable(0..).len()).sum())
+    }
+
     /// Memory set aside for bytes, and for offsets.
     pub fn allocated(&self) -> (usize, usize) {
         self.table.with(|table| {
