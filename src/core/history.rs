@@ -5,10 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    index::{
-        ids::{IdCounts, IdIndex},
-        map::IndexMap,
-    },
+    index::{ids::IdIndex, map::IndexMap},
     log::{Log, Reader, format},
     position::Position,
 };
@@ -23,22 +20,20 @@ pub struct History {
     pub categories: IndexMap,
     pub types: IndexMap,
     pub tags: IndexMap,
-    pub ids: IdIndex,
+    pub ids: Arc<IdIndex>,
 }
 
 impl History {
-    /// An empty history over `log`, and the counts that the writer of its ids keeps.
-    pub fn new(log: Arc<Log>) -> (Self, IdCounts) {
-        let (ids, counts) = IdIndex::new();
-        let history = Self {
+    /// An empty history over `log`, with the look-up of ids that somebody writes.
+    pub fn new(log: Arc<Log>, ids: Arc<IdIndex>) -> Self {
+        Self {
             log,
             streams: IndexMap::listed(),
             categories: IndexMap::listed(),
             types: IndexMap::listed(),
             tags: IndexMap::unlisted(),
             ids,
-        };
-        (history, counts)
+        }
     }
 
     /// The position of the event with this id that `reader` can see.

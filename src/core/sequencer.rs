@@ -23,20 +23,26 @@ use super::{
     event::NewEvent,
     filter::plan,
     history::History,
-    index::{SoleWriter, ids::IdCounts},
+    index::{
+        SoleWriter,
+        ids::{IdWriter, Place},
+    },
     log::{
         LogWriter, Reader,
-        format::{self, Stamp},
+        format::{self, EventView, Stamp},
     },
     name,
     position::{Position, Version},
 };
 
+/// So many events that were read back are indexed together.
+const RESTORED_TOGETHER: u64 = 256;
+
 /// The write side of a store.
 pub struct Sequencer {
     log: LogWriter,
     history: Arc<History>,
-    id_counts: IdCounts,
+    ids: IdWriter,
     permit: SoleWriter,
     commit_log: Box<dyn CommitLog>,
     /// The last position that was written, published or not.
@@ -51,6 +57,8 @@ pub struct Sequencer {
     /// nothing.
     bytes: Vec<u8>,
     records: Vec<u32>,
+    /// Where the ids of the batch at hand belong, event by event.
+    places: Vec<Place>,
 }
 
 /// A refusal, or what there is to write.
@@ -62,11 +70,12 @@ enum Decision {
 impl Sequencer {
     /// The writer of an empty store.
     pub fn new(log: LogWriter, commit_log: Box<dyn CommitLog>) -> Self {
-        let (history, id_counts) = History::new(Arc::clone(log.log()));
+        let ids = IdWriter::new();
+        let history = History::new(Arc::clone(log.log()), Arc::clone(ids.index()));
         Self {
             log,
             history: Arc::new(history),
-            id_counts,
+            ids,
             permit: SoleWriter::new(),
             commit_log,
             head: Position::ZERO,
@@ -75,6 +84,7 @@ impl Sequencer {
             broken: None,
             bytes: Vec::new(),
             records: Vec::new(),
+            places: Vec::new(),
         }
     }
 
@@ -100,10 +110,19 @@ impl Sequencer {
     ) {
         answers.clear();
         let before = self.head;
+        let events = || batch.iter().flat_map(|proposal| &proposal.writes).flat_map(|w| &w.events);
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        places.extend(events().map(|event| self.history.ids.place(event.id())));
+        self.ids.touch(&places);
+        let mut rest = &places[..];
         for proposal in batch {
-            let answer = self.apply_one(proposal, now_micros);
-            answers.push(answer);
+            let events = proposal.writes.iter().map(|write| write.events.len()).sum();
+            let (places, after) = rest.split_at(events);
+            rest = after;
+            answers.push(self.apply_one(proposal, places, now_micros));
         }
+        self.places = places;
         if self.head > before && self.broken.is_none() {
             self.broken = self.commit_log.sync().err();
         }
@@ -121,12 +140,13 @@ impl Sequencer {
     fn apply_one(
         &mut self,
         proposal: &Proposal,
+        places: &[Place],
         now_micros: i64,
     ) -> Result<Committed, AppendError> {
         if let Some(error) = &self.broken {
             return Err(AppendError::OutcomeUnknown(error.clone()));
         }
-        let writes = match self.decide(proposal)? {
+        let writes = match self.decide(proposal, places)? {
             Decision::Answer(answer) => return Ok(answer),
             Decision::Write(writes) => writes,
         };
@@ -140,10 +160,11 @@ impl Sequencer {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
         }
+        let mut places = places.iter();
         for Write { stream, events, .. } in &proposal.writes {
-            for event in events {
+            for (event, place) in events.iter().zip(&mut places) {
                 let tags = event.tags().iter().map(name::Name::as_str);
-                self.index(event.id(), stream.as_str(), event.event_type().as_str(), tags);
+                self.index(*place, stream.as_str(), event.event_type().as_str(), tags);
             }
         }
         let (last, recorded_at) = (self.head, Some(recorded_at));
@@ -151,9 +172,9 @@ impl Sequencer {
     }
 
     /// Idempotency, expected versions, conditions, in this order. Writes nothing.
-    fn decide(&self, proposal: &Proposal) -> Result<Decision, AppendError> {
+    fn decide(&self, proposal: &Proposal, places: &[Place]) -> Result<Decision, AppendError> {
         let reader = self.log.reader(self.head);
-        if let Some(answer) = self.repeat(proposal, &reader)? {
+        if let Some(answer) = self.repeat(proposal, places, &reader)? {
             return Ok(Decision::Answer(answer));
         }
         let mut writes = Vec::with_capacity(proposal.writes.len());
@@ -192,13 +213,18 @@ impl Sequencer {
     fn repeat(
         &self,
         proposal: &Proposal,
+        places: &[Place],
         reader: &Reader,
     ) -> Result<Option<Committed>, AppendError> {
-        let events = || proposal.writes.iter().flat_map(|write| &write.events);
-        let find = |id| self.history.find(id, reader);
-        let Some((known, at)) = events().find_map(|event| Some((event, find(event.id())?))) else {
+        let find = |(event, place): (&NewEvent, &Place)| {
+            let has_id = |record| format::has_id(record, event.id());
+            self.ids.find(*place, |position| reader.record(position).is_some_and(has_id))
+        };
+        let mut events = proposal.writes.iter().flat_map(|write| &write.events).zip(places);
+        let Some((known, at)) = events.find_map(|event| Some((event.0, find(event)?))) else {
             return Ok(None);
         };
+        let mut places = places.iter();
         let conflict = |id: &Uuid, position| {
             let stream = reader.event(position).expect("it was found").body.stream;
             AppendError::EventIdConflict {
@@ -214,7 +240,8 @@ impl Sequencer {
             let mut written = Written { first: Version::ZERO, last: Version::ZERO };
             for event in &write.events {
                 // Where one is unknown the others make the conflict.
-                let position = find(event.id()).ok_or_else(|| conflict(known.id(), at))?;
+                let place = places.next().expect("each event has one");
+                let position = find((event, place)).ok_or_else(|| conflict(known.id(), at))?;
                 let recorded = reader.event(position).expect("it was found");
                 let version = recorded.stamp.version;
                 if recorded.body.stream != write.stream.as_str() || version <= written.last {
@@ -262,7 +289,7 @@ impl Sequencer {
         let history = &self.history;
         let names = [&history.streams, &history.categories, &history.types, &history.tags];
         let indexes: usize = names.iter().map(|map| map.allocated()).sum();
-        self.log.size() + indexes + self.id_counts.allocated()
+        self.log.size() + indexes + self.ids.allocated()
     }
 
     /// How many events the stream has, published or not.
@@ -297,14 +324,14 @@ impl Sequencer {
     /// Notes the event that was written behind the head in every index, and moves the head.
     fn index<'a>(
         &mut self,
-        id: &Uuid,
+        place: Place,
         stream: &str,
         event_type: &str,
         tags: impl Iterator<Item = &'a str>,
     ) {
         let (permit, history) = (&mut self.permit, &*self.history);
         let position = self.head.next();
-        history.ids.insert(id, position, &mut self.id_counts, permit);
+        self.ids.insert(place, position);
         history.streams.push(stream, position, permit);
         history.categories.push(name::category(stream), position, permit);
         history.types.push(event_type, position, permit);
@@ -317,14 +344,20 @@ impl Sequencer {
     /// Indexes what is in the log already, up to `head`, and publishes it. For a log that was read back.
     pub fn restore(&mut self, head: Position, mut progress: impl FnMut(Position)) {
         let reader = self.log.reader(head);
-        for position in self.head.get() + 1..=head.get() {
-            let position = Position::new(position);
-            let event = reader.event(position).expect("it was read back");
-            let body = &event.body;
-            self.index(&event.stamp.id, body.stream, body.event_type, body.tags.iter().copied());
-            let recorded_at = event.stamp.recorded_at;
-            self.recorded_at_micros = recorded_at.micros();
-            progress(position);
+        while self.head < head {
+            let last = head.min(self.head.plus(RESTORED_TOGETHER));
+            let positions = self.head.get() + 1..=last.get();
+            let event = |at| reader.event(Position::new(at)).expect("it was read back");
+            let events: Vec<EventView<'_>> = positions.map(event).collect();
+            let place = |event: &EventView<'_>| self.history.ids.place(&event.stamp.id);
+            let places: Vec<Place> = events.iter().map(place).collect();
+            self.ids.touch(&places);
+            for (event, place) in events.iter().zip(places) {
+                let body = &event.body;
+                self.index(place, body.stream, body.event_type, body.tags.iter().copied());
+                self.recorded_at_micros = event.stamp.recorded_at.micros();
+            }
+            progress(last);
         }
         self.log.publish(head);
     }

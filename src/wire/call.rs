@@ -4,6 +4,7 @@
 //! CANCELLED. Here the deadline is the call's to its last byte, and it answers `DEADLINE_EXCEEDED`.
 
 use std::{
+    collections::HashSet,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -12,7 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep_until, timeout_at},
@@ -22,7 +25,7 @@ use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::status;
+use super::{proto::DESCRIPTORS, status};
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 /// tonic's timeout is outside of this one and starts a moment earlier; so much earlier do we answer.
@@ -62,20 +65,37 @@ const ENDLESS: &str = "/grpc.reflection.";
 #[derive(Clone)]
 pub struct CallLayer {
     stop: CancellationToken,
+    unary: Arc<HashSet<String>>,
 }
 
 impl CallLayer {
     /// `stop` is cancelled when the server stops.
     pub fn new(stop: CancellationToken) -> Self {
-        Self { stop }
+        Self { stop, unary: Arc::new(unary_paths()) }
     }
+}
+
+/// The paths of our calls that answer with one message: that is whole when the call returns, and needs no
+/// watch over its body.
+fn unary_paths() -> HashSet<String> {
+    let files = FileDescriptorSet::decode(DESCRIPTORS).expect("build.rs wrote it");
+    let mut paths = HashSet::new();
+    for file in &files.file {
+        for service in &file.service {
+            for method in service.method.iter().filter(|method| !method.server_streaming()) {
+                let path = [file.package(), ".", service.name(), "/", method.name()].concat();
+                paths.insert(format!("/{path}"));
+            }
+        }
+    }
+    paths
 }
 
 impl<S> Layer<S> for CallLayer {
     type Service = Calls<S>;
 
     fn layer(&self, inner: S) -> Calls<S> {
-        Calls { inner, stop: self.stop.clone() }
+        Calls { inner, layer: self.clone() }
     }
 }
 
@@ -83,7 +103,7 @@ impl<S> Layer<S> for CallLayer {
 #[derive(Clone)]
 pub struct Calls<S> {
     inner: S,
-    stop: CancellationToken,
+    layer: CallLayer,
 }
 
 impl<S> Service<Request<Body>> for Calls<S>
@@ -107,7 +127,9 @@ where
             .get(TIMEOUT_HEADER)
             .and_then(|value| timeout(value.to_str().ok()?))
             .map(|timeout| Instant::now() + timeout.saturating_sub(EARLIER));
-        let stop = request.uri().path().starts_with(ENDLESS).then(|| self.stop.clone());
+        let path = request.uri().path();
+        let stop = path.starts_with(ENDLESS).then(|| self.layer.stop.clone());
+        let unary = deadline.is_some() && self.layer.unary.contains(path);
         let call = self.inner.call(request);
         let call = async move {
             match (deadline, stop) {
@@ -116,6 +138,7 @@ where
                     limited(body, async move { stop.cancelled().await }, status::shutting_down)
                 })),
                 (Some(deadline), _) => match timeout_at(deadline, call).await {
+                    Ok(response) if unary => response,
                     Ok(response) => Ok(response?.map(|body| {
                         limited(body, sleep_until(deadline), status::deadline_exceeded)
                     })),
@@ -133,6 +156,10 @@ fn limited(
     end: impl Future<Output = ()> + Send + 'static,
     why: fn() -> Status,
 ) -> Body {
+    // A refusal: its status stands in the headers.
+    if body.is_end_stream() {
+        return body;
+    }
     let shared = Arc::new(Mutex::new(Limit { body: Some(body), reader: None }));
     // A body is not polled while its reader takes nothing. So the end comes from a task, which drops the
     // body, and all that the call holds, whoever reads.
@@ -202,6 +229,14 @@ impl Drop for Limited {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_answers_with_a_stream_is_not_unary() {
+        let unary = unary_paths();
+        assert!(unary.contains("/annals.v1.CommandService/Append"));
+        assert!(!unary.contains("/annals.v1.CommandService/AppendStream"));
+        assert!(!unary.contains("/annals.v1.SubscriptionService/Subscribe"));
+    }
 
     #[test]
     fn a_timeout_is_at_most_eight_digits_and_a_unit() {

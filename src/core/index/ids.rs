@@ -18,7 +18,6 @@ use std::{
 
 use uuid::Uuid;
 
-use super::SoleWriter;
 use crate::core::{
     position::Position,
     sync::{AtomicU64, Ordering, Snapshot},
@@ -31,31 +30,32 @@ const POSITION_BITS: u32 = 40;
 /// More cannot be indexed: 2^40 - 1, a trillion events.
 pub const POSITION_MAX: Position = Position::new((1 << POSITION_BITS) - 1);
 
-struct Shard {
-    /// Written by the sole writer: an empty entry once, no other.
-    entries: Snapshot<Box<[AtomicU64]>>,
-}
+type Entries = Box<[AtomicU64]>;
 
-/// The look-up.
+/// The look-up, for anyone.
 pub struct IdIndex {
-    shards: Box<[Shard]>,
+    /// Written by the [`IdWriter`]: an empty entry once, no other.
+    shards: Box<[Snapshot<Entries>]>,
     hasher: RandomState,
 }
 
-/// How many entries each shard has, and how much memory all have. The writer's.
-pub struct IdCounts {
-    shards: Box<[u32]>,
+/// The sequencer's side. It has its own hold on every shard, and there is one in a store.
+pub struct IdWriter {
+    index: Arc<IdIndex>,
+    shards: Box<[Arc<Entries>]>,
+    /// How many entries each shard has.
+    counts: Box<[u32]>,
     allocated: usize,
 }
 
-impl IdCounts {
-    /// Memory held by the index.
-    pub fn allocated(&self) -> usize {
-        self.allocated
-    }
+/// Where an id belongs. Worked out once for a look-up and an insertion.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    shard: usize,
+    fingerprint: u64,
 }
 
-fn empty(capacity: usize) -> Box<[AtomicU64]> {
+fn empty(capacity: usize) -> Entries {
     (0..capacity).map(|_| AtomicU64::new(0)).collect()
 }
 
@@ -65,19 +65,34 @@ fn start(fingerprint: u64, capacity: usize) -> usize {
     usize::try_from(place).expect("below the capacity")
 }
 
-impl IdIndex {
-    /// An empty index and the counts that its writer keeps.
-    pub fn new() -> (Self, IdCounts) {
-        let shard = |_| Shard { entries: Snapshot::new(Arc::new(empty(SHARD_CAPACITY_MIN))) };
-        let index = Self { shards: (0..SHARDS).map(shard).collect(), hasher: RandomState::new() };
-        let allocated = index.allocated();
-        (index, IdCounts { shards: vec![0; SHARDS].into_boxed_slice(), allocated })
+/// The position in `entries` for which `is_it` says that the event there has the id.
+fn search(
+    entries: &Entries,
+    fingerprint: u64,
+    mut is_it: impl FnMut(Position) -> bool,
+) -> Option<Position> {
+    let mut index = start(fingerprint, entries.len());
+    loop {
+        // Relaxed: an entry that the reader's watermark covers was stored before it; any other may be
+        // missed. The writer reads what it wrote.
+        let entry = entries[index].load(Ordering::Relaxed);
+        if entry == 0 {
+            return None;
+        }
+        let position = Position::new(entry & POSITION_MAX.get());
+        if entry >> POSITION_BITS == fingerprint && is_it(position) {
+            return Some(position);
+        }
+        index = if index + 1 == entries.len() { 0 } else { index + 1 };
     }
+}
 
-    fn place(&self, id: &Uuid) -> (usize, u64) {
+impl IdIndex {
+    /// Where `id` belongs.
+    pub fn place(&self, id: &Uuid) -> Place {
         let hash = self.hasher.hash_one(id.as_u128());
         let shard = usize::try_from(hash & (SHARDS as u64 - 1)).expect("ten bits");
-        (shard, hash >> (64 - FINGERPRINT_BITS))
+        Place { shard, fingerprint: hash >> (64 - FINGERPRINT_BITS) }
     }
 
     /// The position for which `is_it` says that the event there has this id. `is_it` is asked for few
@@ -86,62 +101,69 @@ impl IdIndex {
         self.find_at(self.place(id), is_it)
     }
 
-    fn find_at(
-        &self,
-        (shard, fingerprint): (usize, u64),
-        mut is_it: impl FnMut(Position) -> bool,
-    ) -> Option<Position> {
-        self.shards[shard].entries.with(|entries| {
-            let mut index = start(fingerprint, entries.len());
-            loop {
-                // Relaxed: an entry that the caller's watermark covers was stored before it; any other
-                // may be missed.
-                let entry = entries[index].load(Ordering::Relaxed);
-                if entry == 0 {
-                    return None;
-                }
-                let position = Position::new(entry & POSITION_MAX.get());
-                if entry >> POSITION_BITS == fingerprint && is_it(position) {
-                    return Some(position);
-                }
-                index = if index + 1 == entries.len() { 0 } else { index + 1 };
-            }
-        })
+    fn find_at(&self, place: Place, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
+        self.shards[place.shard].with(|entries| search(entries, place.fingerprint, is_it))
     }
 
-    /// Notes that `id`, which is not in the index, is at `position`.
-    pub fn insert(
-        &self,
-        id: &Uuid,
-        position: Position,
-        counts: &mut IdCounts,
-        writer: &mut SoleWriter,
-    ) {
-        self.insert_at(self.place(id), position, counts, writer);
+    /// Memory held.
+    pub fn allocated(&self) -> usize {
+        self.shards.iter().map(|shard| 40 + 8 * shard.with(|entries| entries.len())).sum()
+    }
+}
+
+impl IdWriter {
+    /// The writer of an empty index.
+    pub fn new() -> Self {
+        Self::with_shards(SHARDS)
     }
 
-    fn insert_at(
-        &self,
-        (shard, fingerprint): (usize, u64),
-        position: Position,
-        counts: &mut IdCounts,
-        _: &mut SoleWriter,
-    ) {
+    fn with_shards(count: usize) -> Self {
+        let shards: Box<[Arc<Entries>]> =
+            (0..count).map(|_| Arc::new(empty(SHARD_CAPACITY_MIN))).collect();
+        let index = Arc::new(IdIndex {
+            shards: shards.iter().map(|entries| Snapshot::new(Arc::clone(entries))).collect(),
+            hasher: RandomState::new(),
+        });
+        let allocated = index.allocated();
+        Self { index, shards, counts: vec![0; count].into_boxed_slice(), allocated }
+    }
+
+    /// The look-up that anyone may use.
+    pub fn index(&self) -> &Arc<IdIndex> {
+        &self.index
+    }
+
+    /// Loads what a look-up of each place begins with. The ids of a batch lie far apart in memory: loaded
+    /// together they are waited for together.
+    pub fn touch(&self, places: &[Place]) {
+        let mut all = 0;
+        for place in places {
+            let entries = &self.shards[place.shard];
+            // Relaxed: the value is not used.
+            all |= entries[start(place.fingerprint, entries.len())].load(Ordering::Relaxed);
+        }
+        std::hint::black_box(all);
+    }
+
+    /// As [`IdIndex::find`], also for what is not published yet.
+    pub fn find(&self, place: Place, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
+        search(&self.shards[place.shard], place.fingerprint, is_it)
+    }
+
+    /// Notes that the id that belongs to `place`, and is not in the index, is at `position`.
+    pub fn insert(&mut self, Place { shard, fingerprint }: Place, position: Position) {
         assert!(position <= POSITION_MAX, "a store holds at most {POSITION_MAX} events");
-        let count = &mut counts.shards[shard];
-        let shard = &self.shards[shard].entries;
         let entry = fingerprint << POSITION_BITS | position.get();
-        *count += 1;
+        self.counts[shard] += 1;
+        let entries = &self.shards[shard];
         // At most 85 % full: an unsuccessful search then looks at 23 entries in the mean (Knuth, The Art
         // of Computer Programming 3, 6.4, theorem K), which are 3 cache lines.
-        if shard.with(|entries| u64::from(*count) * 20 <= entries.len() as u64 * 17) {
-            shard.with(|entries| put(entries, entry));
+        if u64::from(self.counts[shard]) * 20 <= entries.len() as u64 * 17 {
+            put(entries, entry);
             return;
         }
-        let old = shard.load();
-        let larger = empty(old.len() + old.len().div_ceil(4));
-        counts.allocated += 8 * (larger.len() - old.len());
-        for old in &**old {
+        let larger = empty(entries.len() + entries.len().div_ceil(4));
+        for old in entries.iter() {
             // Relaxed: nobody else writes.
             let old = old.load(Ordering::Relaxed);
             if old != 0 {
@@ -149,13 +171,20 @@ impl IdIndex {
             }
         }
         put(&larger, entry);
-        shard.store(Arc::new(larger));
+        self.allocated += 8 * (larger.len() - entries.len());
+        self.shards[shard] = Arc::new(larger);
+        self.index.shards[shard].store(Arc::clone(&self.shards[shard]));
     }
 
     /// Memory held.
     pub fn allocated(&self) -> usize {
-        let entries = |shard: &Shard| shard.entries.with(|entries| entries.len());
-        self.shards.iter().map(|shard| 40 + 8 * entries(shard)).sum()
+        self.allocated
+    }
+}
+
+impl Default for IdWriter {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -176,17 +205,19 @@ mod tests {
 
     #[test]
     fn every_id_is_found_where_it_is_and_no_other_is() {
-        let (index, mut counts) = IdIndex::new();
-        let mut permit = SoleWriter::new();
+        let mut writer = IdWriter::new();
+        let index = Arc::clone(writer.index());
         let ids: Vec<Uuid> = (0..50_000u128).map(Uuid::from_u128).collect();
         let find = |id: &Uuid| index.find(id, |position| ids[place(position)] == *id);
         for (at, id) in ids.iter().enumerate() {
             assert_eq!(find(id), None);
-            index.insert(id, Position::new(at as u64 + 1), &mut counts, &mut permit);
+            writer.insert(index.place(id), Position::new(at as u64 + 1));
             assert_eq!(find(id), Some(Position::new(at as u64 + 1)));
         }
         for (at, id) in ids.iter().enumerate() {
-            assert_eq!(find(id), Some(Position::new(at as u64 + 1)));
+            let position = Some(Position::new(at as u64 + 1));
+            assert_eq!(find(id), position);
+            assert_eq!(writer.find(index.place(id), |at| ids[place(at)] == *id), position);
         }
     }
 
@@ -196,17 +227,16 @@ mod tests {
 
     #[test]
     fn an_id_takes_twelve_bytes_or_less() {
-        let (index, mut counts) = IdIndex::new();
-        let mut permit = SoleWriter::new();
+        let mut writer = IdWriter::new();
         let mut next = 1u64;
         for total in [100_000, 300_000, 1_000_000] {
             while next <= total {
-                let id = Uuid::new_v4();
-                index.insert(&id, Position::new(next), &mut counts, &mut permit);
+                let place = writer.index().place(&Uuid::new_v4());
+                writer.insert(place, Position::new(next));
                 next += 1;
             }
-            let bytes = index.allocated() as u64;
-            assert_eq!(bytes, counts.allocated() as u64);
+            let bytes = writer.allocated() as u64;
+            assert_eq!(bytes, writer.index().allocated() as u64);
             assert!(bytes <= 12 * total, "{bytes} bytes for {total} ids");
         }
     }
@@ -220,34 +250,25 @@ mod model {
     /// Also while the shard grows. Seen to fail where the watermark advances before the insert.
     #[test]
     fn an_id_that_the_watermark_covers_is_found() {
-        // The growth at the fifteenth entry falls into the modelled part.
+        // The growth at the fourteenth entry falls into the modelled part.
         const BEFORE: u64 = 13;
-        loom::model(|| {
-            let shard = Shard { entries: Snapshot::new(Arc::new(empty(SHARD_CAPACITY_MIN))) };
-            let index =
-                Arc::new(IdIndex { shards: vec![shard].into(), hasher: RandomState::new() });
-            let mut counts = IdCounts { shards: vec![0].into(), allocated: 0 };
-            let mut permit = SoleWriter::new();
-            let insert = |index: &IdIndex, position, counts: &mut _, permit: &mut _| {
-                index.insert_at((0, position << 8), Position::new(position), counts, permit);
-            };
+        let place = |position: u64| Place { shard: 0, fingerprint: position << 8 };
+        loom::model(move || {
+            let mut writer = IdWriter::with_shards(1);
+            let index = Arc::clone(writer.index());
             for position in 1..=BEFORE {
-                insert(&index, position, &mut counts, &mut permit);
+                writer.insert(place(position), Position::new(position));
             }
             let mut watermark = WatermarkWriter::new();
             watermark.advance(Position::new(BEFORE));
             let shared = Arc::clone(watermark.shared());
-            let writer = {
-                let index = Arc::clone(&index);
-                loom::thread::spawn(move || {
-                    insert(&index, BEFORE + 1, &mut counts, &mut permit);
-                    watermark.advance(Position::new(BEFORE + 1));
-                })
-            };
+            let thread = loom::thread::spawn(move || {
+                writer.insert(place(BEFORE + 1), Position::new(BEFORE + 1));
+                watermark.advance(Position::new(BEFORE + 1));
+            });
             let seen = shared.get();
-            let place = (0, seen.get() << 8);
-            assert_eq!(index.find_at(place, |position| position == seen), Some(seen));
-            writer.join().expect("the writer does not panic");
+            assert_eq!(index.find_at(place(seen.get()), |at| at == seen), Some(seen));
+            thread.join().expect("the writer does not panic");
         });
     }
 }
