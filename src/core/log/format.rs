@@ -257,6 +257,8 @@ pub enum FormatError {
 /// One field: its number and what it holds.
 enum Value<'a> {
     Number(u64),
+    /// Of 4 or 8 bytes.
+    Fixed(&'a [u8]),
     Bytes(&'a [u8]),
 }
 
@@ -279,8 +281,8 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Form
             *bytes = &bytes[size..];
             Value::Number(value)
         }
-        FIXED64 => Value::Bytes(fixed(bytes, 8)?),
-        FIXED32 => Value::Bytes(fixed(bytes, 4)?),
+        FIXED64 => Value::Fixed(fixed(bytes, 8)?),
+        FIXED32 => Value::Fixed(fixed(bytes, 4)?),
         LENGTH => {
             let (length, size) = read_varint(bytes)?;
             *bytes = &bytes[size..];
@@ -303,7 +305,7 @@ pub fn read_header(bytes: &[u8]) -> Option<(u32, Position)> {
     let (mut magic, mut version, mut first) = (false, None, None);
     while let Some(field) = take_field(&mut header).ok()? {
         match field {
-            (1, Value::Bytes(bytes)) => magic = bytes == MAGIC.to_le_bytes(),
+            (1, Value::Fixed(bytes)) => magic = bytes == MAGIC.to_le_bytes(),
             (2, Value::Number(number)) => version = u32::try_from(number).ok(),
             (3, Value::Number(number)) => first = Some(Position::new(number)),
             _ => {}
@@ -432,6 +434,8 @@ impl<'a> EventView<'a> {
                     body.metadata.push(pair);
                 }
                 (14, Value::Bytes(value)) => body.tags.push(text(value)?),
+                // A field that we know, of another wire type.
+                (1..=14, _) => return Err(FormatError::Tag),
                 _ => {}
             }
         }

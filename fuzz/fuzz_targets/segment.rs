@@ -1,0 +1,48 @@
+//! Any bytes as the only segment of a directory: read back, cut, or refused; what is read back is whole.
+#![no_main]
+
+use std::io;
+
+use annals::core::{
+    commit_log::disk::{
+        files::{File, Files},
+        recovery, segment_name,
+    },
+    log::LogWriter,
+    position::Position,
+};
+use libfuzzer_sys::fuzz_target;
+
+struct OneFile<'a>(&'a [u8]);
+
+impl Files for OneFile<'_> {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(vec![segment_name(Position::new(1))])
+    }
+
+    fn read(&self, _: &str) -> io::Result<Vec<u8>> {
+        Ok(self.0.to_vec())
+    }
+
+    fn open(&self, _: &str, _: bool) -> io::Result<Box<dyn File>> {
+        unreachable!("reading back writes nothing")
+    }
+
+    fn remove(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(recovered) = recovery::recover(&OneFile(bytes), 4096, |_, _| {}) else { return };
+    let head = recovered.head;
+    let reader = LogWriter::restore(recovered.segments, 4096).reader(head);
+    for position in 1..=head.get() {
+        let event = reader.event(Position::new(position)).expect("it was read back");
+        assert_eq!(event.stamp.position.get(), position);
+    }
+});
