@@ -7,6 +7,8 @@
 //! cargo bench --bench end_to_end -- --rounds 15      default 7
 //! cargo bench --bench end_to_end -- --against PATH   another build of the server, too, by turns
 //! cargo bench --bench end_to_end -- --only real      or `empty`: for a profiler
+//! cargo bench --bench end_to_end -- --durable        appends in durable mode, beside the bare disk
+//! cargo bench --bench end_to_end -- --durable --recovery 1000000    starts after a crash, nothing else
 //! cargo bench --bench end_to_end -- --smoke          very small, to see that it works: no figures
 //! ```
 //!
@@ -19,16 +21,24 @@ mod support;
 use std::path::PathBuf;
 
 use support::{
-    report::{self, Row},
+    disk::{FileSystem, Place},
+    recovery,
+    report::{self, Bare, Row},
     server::Server,
-    shapes::{self, SHAPES, Sizes},
+    shapes::{self, SHAPES, Shape, Sizes},
     target::{Target, Twin},
 };
 
 const ROUNDS: usize = 7;
+const RECOVERY_EVENTS: usize = 1_000_000;
+const RECOVERY_ROUNDS: usize = 3;
+const RECOVERY_EVENTS_SMOKE: usize = 3200;
 
 struct Options {
     smoke: bool,
+    durable: bool,
+    /// So many events are read back after a crash.
+    recovery: Option<usize>,
     rounds: usize,
     against: Option<PathBuf>,
     only: Option<Twin>,
@@ -37,15 +47,32 @@ struct Options {
 }
 
 impl Options {
-    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options =
-            Self { smoke: false, rounds: ROUNDS, against: None, only: None, wanted: Vec::new() };
+    fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut arguments = arguments.peekable();
+        let mut options = Self {
+            smoke: false,
+            durable: false,
+            recovery: None,
+            rounds: ROUNDS,
+            against: None,
+            only: None,
+            wanted: Vec::new(),
+        };
         let mut bench = false;
         while let Some(argument) = arguments.next() {
+            if argument == "--recovery" {
+                let events = arguments.peek().and_then(|next| next.parse().ok());
+                options.recovery = Some(events.unwrap_or(RECOVERY_EVENTS));
+                if events.is_some() {
+                    arguments.next();
+                }
+                continue;
+            }
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
                 "--bench" => bench = true,
                 "--smoke" | "--test" => options.smoke = true,
+                "--durable" => options.durable = true,
                 "--against" => options.against = Some(value()?.into()),
                 "--only" => {
                     options.only = Some(match value()?.as_str() {
@@ -66,7 +93,14 @@ impl Options {
         if options.smoke {
             options.rounds = 1;
         }
+        if options.recovery.is_some() && !options.durable {
+            return Err("--recovery needs --durable".to_owned());
+        }
         Ok(options)
+    }
+
+    fn wants(&self, shape: Shape) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|part| shape.name().contains(part))
     }
 }
 
@@ -86,40 +120,127 @@ fn main() {
 }
 
 async fn run(options: &Options) {
-    let sizes = if options.smoke { Sizes::SMOKE } else { Sizes::FULL };
+    match options.recovery {
+        _ if !options.durable => memory(options).await,
+        None => durable(options, |shape| options.wants(shape)).await,
+        Some(events) => recover(options, events).await,
+    }
+    if options.smoke && !options.durable && options.wanted.is_empty() {
+        durable(options, |shape| shape.waiting_max() == Some(16)).await;
+        recover(options, RECOVERY_EVENTS_SMOKE).await;
+    }
+    if options.smoke {
+        println!("smoke, not figures: every result was as it should be");
+    }
+}
+
+/// The first server is ours, the second, if one was named, the one to compare with.
+async fn targets(options: &Options, sizes: &Sizes, durable: bool) -> Vec<Target> {
     let binaries = [Some(PathBuf::from(env!("CARGO_BIN_EXE_annals"))), options.against.clone()];
     let mut targets = Vec::new();
     for binary in binaries.into_iter().flatten() {
-        targets.push(Target::prepare(Server::start(&binary), &sizes).await);
+        let place = durable.then(Place::new);
+        targets.push(Target::prepare(Server::start(&binary, place), sizes).await);
     }
-    report::header(options.smoke, options.rounds, &targets).await;
+    targets
+}
 
-    for shape in SHAPES {
-        let wanted = &options.wanted;
-        if !wanted.is_empty() && !wanted.iter().any(|part| shape.name().contains(part.as_str())) {
-            continue;
+/// One round of the twins on all servers.
+async fn turns(
+    options: &Options,
+    targets: &mut [Target],
+    sizes: &Sizes,
+    (shape, round): (Shape, usize),
+    rows: &mut [Row],
+) {
+    // Whoever goes first goes last in the next round.
+    let mut turns: Vec<_> = (0..targets.len())
+        .flat_map(|target| [(target, Twin::Real), (target, Twin::Empty)])
+        .filter(|(_, twin)| options.only.is_none_or(|only| only == *twin))
+        .collect();
+    let count = turns.len();
+    turns.rotate_left(round % count);
+    for (index, twin) in turns {
+        let outcome = shapes::run(shape, twin, &mut targets[index], sizes, round).await;
+        if round > 0 {
+            rows[index].add(twin, outcome);
         }
+    }
+}
+
+async fn memory(options: &Options) {
+    let sizes = if options.smoke { Sizes::SMOKE } else { Sizes::FULL };
+    let mut targets = targets(options, &sizes, false).await;
+    report::header(options.smoke, options.rounds, &targets).await;
+    for shape in SHAPES.into_iter().filter(|shape| options.wants(*shape)) {
         let mut rows: Vec<Row> = targets.iter().map(|_| Row::new(shape)).collect();
         // Round 0 warms up.
         for round in usize::from(options.smoke)..=options.rounds {
-            // Whoever goes first goes last in the next round.
-            let mut turns: Vec<_> = (0..targets.len())
-                .flat_map(|target| [(target, Twin::Real), (target, Twin::Empty)])
-                .filter(|(_, twin)| options.only.is_none_or(|only| only == *twin))
-                .collect();
-            let count = turns.len();
-            turns.rotate_left(round % count);
-            for (index, twin) in turns {
-                let outcome = shapes::run(shape, twin, &mut targets[index], &sizes, round).await;
-                if round > 0 {
-                    rows[index].add(twin, outcome);
-                }
-            }
+            turns(options, &mut targets, &sizes, (shape, round), &mut rows).await;
         }
         report::rows(&rows);
     }
+    report::footer();
     for target in &targets {
         target.check_head().await;
     }
-    report::footer(options.smoke);
+}
+
+/// What appends cost in durable mode, beside the empty call and beside the disk alone.
+async fn durable(options: &Options, wanted: impl Fn(Shape) -> bool) {
+    let file_system = real_disk(options.smoke);
+    let sizes = if options.smoke { Sizes::SMOKE } else { Sizes::DURABLE };
+    let mut targets = targets(options, &sizes, true).await;
+    report::header_lines(options.smoke, options.rounds, &targets).await;
+    report::durable_header(file_system.as_ref());
+    for (shape, batch) in SHAPES.into_iter().filter_map(|shape| Some((shape, shape.waiting_max()?)))
+    {
+        if !wanted(shape) {
+            continue;
+        }
+        let mut rows: Vec<Row> = targets.iter().map(|_| Row::new(shape)).collect();
+        for round in usize::from(options.smoke)..=options.rounds {
+            let before = (targets[0].appended, targets[0].log_bytes().await);
+            turns(options, &mut targets, &sizes, (shape, round), &mut rows).await;
+            let events = targets[0].appended - before.0;
+            let bytes = targets[0].log_bytes().await - before.1;
+            if round == 0 || events == 0 {
+                continue;
+            }
+            // As many batches as would be if each took all that can wait.
+            let count = usize::try_from(events).expect("it is small").div_ceil(batch);
+            let event_bytes = usize::try_from(bytes.div_ceil(events)).expect("it is small");
+            let place = targets[0].server.place.as_ref().expect("durable mode");
+            let bare = Bare::measure(place, (batch, event_bytes), count);
+            for row in &mut rows {
+                row.add_bare(bare);
+            }
+        }
+        report::durable_rows(&rows);
+    }
+    report::durable_footer();
+    for target in &targets {
+        target.check_head().await;
+    }
+}
+
+/// How long a start after a crash takes.
+async fn recover(options: &Options, events: usize) {
+    let file_system = real_disk(options.smoke);
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_annals"));
+    let sizes = if options.smoke { Sizes::SMOKE } else { Sizes::DURABLE };
+    let target = Target::prepare(Server::start(&binary, Some(Place::new())), &sizes).await;
+    let rounds = if options.smoke { 1 } else { RECOVERY_ROUNDS };
+    let recovery = recovery::run(target, events, rounds).await;
+    report::recovery(file_system.as_ref(), &recovery);
+}
+
+fn real_disk(smoke: bool) -> Option<FileSystem> {
+    let file_system = FileSystem::of_temporary_files();
+    assert!(
+        smoke || !file_system.as_ref().is_some_and(FileSystem::is_memory),
+        "{} is in memory: name a directory on a disk in TMPDIR",
+        std::env::temp_dir().display()
+    );
+    file_system
 }

@@ -1,6 +1,8 @@
 //! What the end-to-end bench is made of.
 
 pub mod codec;
+pub mod disk;
+pub mod recovery;
 pub mod report;
 pub mod server;
 pub mod shapes;

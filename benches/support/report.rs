@@ -5,6 +5,8 @@ use std::{path::Path, process::Command, thread::available_parallelism, time::Dur
 use annals::wire::proto::v1::Mode;
 
 use super::{
+    disk::{self, FileSystem, Over, Place},
+    recovery::{COMMIT_EVENTS, Recovery, Start},
     shapes::{IN_FLIGHT_MAX, Shape},
     target::{DATA_BYTES, HISTORY_COMMIT_EVENTS, Outcome, Target, Twin},
 };
@@ -14,11 +16,37 @@ pub struct Row {
     shape: Shape,
     real: Vec<Outcome>,
     empty: Vec<Outcome>,
+    bare: Vec<Bare>,
+}
+
+/// What the disk alone does with a shape's batches.
+#[derive(Clone, Copy)]
+pub struct Bare {
+    batch_bytes: usize,
+    batches: usize,
+    events: u64,
+    /// In room that was taken and never written, and over zeros.
+    taken: Duration,
+    zeros: Duration,
+}
+
+impl Bare {
+    /// Writes and syncs `batches` batches of so many events of so many bytes.
+    pub fn measure(place: &Place, (events, event_bytes): (usize, usize), batches: usize) -> Self {
+        let batch_bytes = events * event_bytes;
+        let took = |over| disk::write_and_sync(place, over, batch_bytes, batches);
+        let (taken, zeros) = (took(Over::Taken), took(Over::Zeros));
+        Self { batch_bytes, batches, events: (events * batches) as u64, taken, zeros }
+    }
 }
 
 impl Row {
     pub fn new(shape: Shape) -> Self {
-        Self { shape, real: Vec::new(), empty: Vec::new() }
+        Self { shape, real: Vec::new(), empty: Vec::new(), bare: Vec::new() }
+    }
+
+    pub fn add_bare(&mut self, bare: Bare) {
+        self.bare.push(bare);
     }
 
     pub fn add(&mut self, twin: Twin, outcome: Outcome) {
@@ -34,6 +62,15 @@ impl Row {
 }
 
 pub async fn header(smoke: bool, rounds: usize, targets: &[Target]) {
+    header_lines(smoke, rounds, targets).await;
+    println!(
+        "\n{:<30} {:>10} {:>10}  {:<18} {:>15} {:>15} {:>15}",
+        "", "events/s", "empty", "ratio (min max)", "p50/p99 µs", "empty", "cpu ns/event"
+    );
+}
+
+/// What was measured, and where.
+pub async fn header_lines(smoke: bool, rounds: usize, targets: &[Target]) {
     let info = targets[0].info().await;
     let mode = match info.mode() {
         Mode::Memory => "memory".to_owned(),
@@ -60,10 +97,100 @@ pub async fn header(smoke: bool, rounds: usize, targets: &[Target]) {
     if smoke {
         println!("smoke, not figures");
     }
+}
+
+/// The heading of [`durable_rows`].
+pub fn durable_header(file_system: Option<&FileSystem>) {
+    match file_system {
+        Some(FileSystem { kind, source }) => println!("file system {kind} on {source}"),
+        None => println!("file system unknown"),
+    }
     println!(
-        "\n{:<30} {:>10} {:>10}  {:<18} {:>15} {:>15} {:>15}",
-        "", "events/s", "empty", "ratio (min max)", "p50/p99 µs", "empty", "cpu ns/event"
+        "\n{:<26} {:>9} {:>9} {:>9} {:>9}  {:<18} {:<18} {:>14} {:>15} {:>15}",
+        "events/s",
+        "durable",
+        "empty",
+        "bare",
+        "ov. zeros",
+        "to lower (min max)",
+        "to both in turn",
+        "bare batch",
+        "p50/p99 µs",
+        "cpu ns/event"
     );
+}
+
+/// One line for each server in durable mode.
+pub fn durable_rows(rows: &[Row]) {
+    for (index, row) in rows.iter().enumerate() {
+        let name = match rows.len() {
+            1 => row.shape.name().to_owned(),
+            _ => format!("{} {}", letter(index), row.shape.name()),
+        };
+        let bare = |took: fn(&Bare) -> Duration| {
+            row.bare.iter().map(move |bare| per_second(bare.events, took(bare)))
+        };
+        let rounds = || {
+            row.real.iter().map(rate).zip(row.empty.iter().map(rate)).zip(bare(|bare| bare.taken))
+        };
+        let to_lower = spread(rounds().map(|((real, empty), bare)| real / empty.min(bare)));
+        let in_turn =
+            spread(rounds().map(|((real, empty), bare)| real * (1.0 / empty + 1.0 / bare)));
+        let median = |values: [f64; 3]| format!("{:.0}", values[1]);
+        let batch = row.bare.last();
+        let batch = batch.map(|bare| format!("{} B x{}", bare.batch_bytes, bare.batches));
+        let batch = batch.unwrap_or("-".into());
+        println!(
+            "{name:<26} {:>9} {:>9} {:>9} {:>9}  {:<18} {:<18} {batch:>14} {:>15} {:>15}",
+            median(spread(row.real.iter().map(rate))),
+            median(spread(row.empty.iter().map(rate))),
+            median(spread(bare(|bare| bare.taken))),
+            median(spread(bare(|bare| bare.zeros))),
+            show(to_lower),
+            show(in_turn),
+            latency(&row.real),
+            format!("{} / {}", cpu(&row.real), cpu(&row.empty)),
+        );
+    }
+}
+
+pub fn durable_footer() {
+    println!(
+        "\nMedians of the rounds. bare: a loop of pwrite and fdatasync in the bench's process, in room \
+         taken beforehand as the server takes it,\na batch as large as all that can wait at once; ov. zeros: \
+         the same over zeros that are on the disk. to lower: durable to the\nlower of empty and bare; to both \
+         in turn: to one after the other, which is all that a single caller can have."
+    );
+}
+
+/// What the starts after a crash came to.
+pub fn recovery(file_system: Option<&FileSystem>, recovery: &Recovery) {
+    let Recovery { events, bytes, segments, warm, cold } = recovery;
+    let kind = file_system.map_or("unknown", |system| system.kind.as_str());
+    println!(
+        "\nrecovery: {events} events, {} MB in {segments} segments, in commits of {COMMIT_EVENTS} · \
+         file system {kind} · commit {} · {} starts each",
+        bytes / 1_000_000,
+        commit(),
+        warm.len()
+    );
+    for (name, starts) in [("files in memory", warm), ("files on disk only", cold)] {
+        let seconds = |took: fn(&Start) -> Duration| {
+            spread(starts.iter().map(|start| took(start).as_secs_f64()))
+        };
+        let all = seconds(|start| start.listening);
+        println!(
+            "{name:<20} {:.2} s ({:.2} {:.2}) from spawn to listening: {:.0} events/s, {:.0} MB/s · read and \
+             checked after {:.2} s, indexed {:.2} s later",
+            all[1],
+            all[0],
+            all[2],
+            per_second(*events, Duration::from_secs_f64(all[1])),
+            per_second(*bytes, Duration::from_secs_f64(all[1])) / 1e6,
+            seconds(|start| start.checked)[1],
+            seconds(|start| start.indexed.saturating_sub(start.checked))[1],
+        );
+    }
 }
 
 /// One line for each server, and how the others compare with the first.
@@ -113,15 +240,12 @@ pub fn rows(rows: &[Row]) {
     }
 }
 
-pub fn footer(smoke: bool) {
+pub fn footer() {
     println!(
         "\nMedians of the rounds. Ratio: real to empty of each round, of rates, or of the latencies' \
          p50 in the live row\n(append to arrival, to one empty call's round trip). cpu: the server's \
          processor time, real / empty."
     );
-    if smoke {
-        println!("smoke, not figures: every result was as it should be");
-    }
 }
 
 fn letter(index: usize) -> char {
@@ -129,8 +253,12 @@ fn letter(index: usize) -> char {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure of four digits at most is printed")]
+fn per_second(count: u64, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}
+
 fn rate(outcome: &Outcome) -> f64 {
-    outcome.events as f64 / outcome.elapsed.as_secs_f64()
+    per_second(outcome.events, outcome.elapsed)
 }
 
 /// Nanoseconds.

@@ -71,6 +71,16 @@ impl Shape {
             Self::Live => "subscribe, live",
         }
     }
+
+    /// How many events can wait to be appended at once, for shapes that append: the batch that is
+    /// written and synced together is no larger.
+    pub fn waiting_max(self) -> Option<usize> {
+        match self {
+            Self::Append { callers, events, .. } => Some(callers * events),
+            Self::AppendStream => Some(IN_FLIGHT_MAX),
+            Self::ReadAll { .. } | Self::CatchUp | Self::Live => None,
+        }
+    }
 }
 
 /// How much there is to do in a round.
@@ -96,6 +106,8 @@ impl Sizes {
         pipelined: 120_000,
         live: 4_000,
     };
+    /// For shapes that only append.
+    pub const DURABLE: Self = Self { history_commits: 100, ..Self::FULL };
     pub const SMOKE: Self = Self {
         history_commits: 20,
         reads: 1,
@@ -134,7 +146,8 @@ pub async fn run(
 
 // --- Unary ---------------------------------------------------------------------------------------
 
-async fn append(
+/// Unary appends by so many callers, so many calls in all, so many events each.
+pub async fn append(
     twin: Twin,
     target: &mut Target,
     name: &str,

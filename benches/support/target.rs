@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
 use super::{
+    disk::Place,
     server::Server,
     shapes::{self, Sizes},
 };
@@ -66,6 +67,21 @@ pub struct Target {
 impl Target {
     /// Connects to `server` and gives it a history.
     pub async fn prepare(server: Server, sizes: &Sizes) -> Self {
+        let connections = Self::connect(&server).await;
+        let history = History { events: 0, bytes: 0, messages: 0 };
+        let mut target = Self { server, connections, history, appended: 0, ids: 0 };
+        target.fill(sizes.history_commits).await;
+        target
+    }
+
+    /// The same log in a server that was killed and started again.
+    pub async fn crash_and_connect(self, meanwhile: impl FnOnce(&Place)) -> Self {
+        let server = self.server.crash_and_start(meanwhile);
+        let connections = Self::connect(&server).await;
+        Self { server, connections, ..self }
+    }
+
+    async fn connect(server: &Server) -> Vec<Channel> {
         let endpoint = Endpoint::from_shared(server.url.clone())
             .expect("a URL")
             .tcp_nodelay(true)
@@ -75,10 +91,7 @@ impl Target {
         for _ in 0..CONNECTIONS {
             connections.push(endpoint.connect().await.expect("the server listens"));
         }
-        let history = History { events: 0, bytes: 0, messages: 0 };
-        let mut target = Self { server, connections, history, appended: 0, ids: 0 };
-        target.fill(sizes.history_commits).await;
-        target
+        connections
     }
 
     async fn fill(&mut self, commits: usize) {
@@ -132,6 +145,11 @@ impl Target {
         let events = (0..events).map(|_| event()).collect();
         let stream = stream.to_owned();
         AppendRequest { stream, events, expected_version, ..AppendRequest::default() }
+    }
+
+    /// How many bytes the log has.
+    pub async fn log_bytes(&self) -> u64 {
+        self.info().await.memory.expect("the server tells it").event_bytes
     }
 
     /// The connection of the `index`th of several callers.
