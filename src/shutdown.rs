@@ -27,8 +27,9 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
             }
         };
         let (name, _) = next().await;
-        tracing::info!(signal = name, "stopping; a second signal stops at once");
+        // First of all: whatever becomes of the log.
         cancel.cancel();
+        tracing::info!(signal = name, "stopping; a second signal stops at once");
         let (name, code) = next().await;
         tracing::warn!(signal = name, "stopped at once");
         std::process::exit(code);

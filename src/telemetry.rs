@@ -23,6 +23,8 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let log = fmt()
         .with_env_filter(EnvFilter::builder().parse(level)?)
         .with_writer(io::stderr)
+        // A log that nobody reads any more must not stop anything: told on stderr, it would panic.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal() && !no_color);
     match format {
         LogFormat::Text => log.with_target(false).try_init(),

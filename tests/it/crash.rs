@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use annals::wire::proto::v1::{
@@ -299,4 +300,33 @@ async fn what_was_acknowledged_survives_kill_9() {
         check(&read_all(&server).await, &acknowledged);
     }
     assert!(retried >= ROUNDS, "calls were on their way when the server was killed");
+}
+
+/// A log that nobody reads any more is lost, and nothing else.
+#[test]
+fn a_server_whose_log_has_no_reader_stops_when_it_is_told_to() {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_annals"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "the server ended");
+    }
+    drop(log);
+    let kill = |signal: &str, id: u32| {
+        assert!(Command::new("kill").args([signal, &id.to_string()]).status().unwrap().success());
+    };
+    let id = process.id();
+    kill("-TERM", id);
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(process.wait()));
+    let Ok(status) = ended.recv_timeout(Duration::from_secs(60)) else {
+        kill("-KILL", id);
+        panic!("the server did not stop");
+    };
+    assert_eq!(status.unwrap().code(), Some(0));
 }
