@@ -324,7 +324,7 @@ fn a_server_whose_log_has_no_reader_stops_when_it_is_told_to() {
     kill("-TERM", id);
     let (sender, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(process.wait()));
-    let Ok(status) = ended.recv_timeout(Duration::from_secs(60)) else {
+    let Ok(status) = ended.recv_timeout(Duration::from_mins(1)) else {
         kill("-KILL", id);
         panic!("the server did not stop");
     };
