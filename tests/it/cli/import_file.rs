@@ -14,7 +14,8 @@ use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
 /// 8577 events of a municipality's permits, beside the project, not in it.
-const PERMITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/permits.ndjson.gz");
+pub(super) const PERMITS: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/permits.ndjson.gz");
 
 #[test]
 fn every_line_of_the_permits_maps_and_comes_back() {
@@ -49,7 +50,7 @@ fn every_line_of_the_permits_maps_and_comes_back() {
 }
 
 /// The line without order, its time as an instant.
-fn attributes(line: &str) -> Value {
+pub(super) fn attributes(line: &str) -> Value {
     let mut attributes: Value = serde_json::from_str(line).unwrap();
     let time = chrono::DateTime::parse_from_rfc3339(attributes["time"].as_str().unwrap()).unwrap();
     attributes["time"] = time.timestamp_nanos_opt().into();

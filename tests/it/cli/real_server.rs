@@ -11,7 +11,10 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::commands::annals;
+use super::{
+    commands::annals,
+    import_file::{PERMITS, attributes},
+};
 
 /// `annals serve` on a free port, killed when dropped.
 struct Server {
@@ -118,6 +121,35 @@ fn a_second_import_writes_nothing_and_an_export_imports_as_the_same_events() {
         assert_eq!(given, exported);
     }
     assert_eq!(given.lines().count(), exported.lines().count());
+}
+
+/// A real history goes in and comes back: the same ids, types, subjects, times and data, in its order.
+#[test]
+fn a_real_history_is_taken_in_once_and_given_back_as_it_was() {
+    if !Path::new(PERMITS).exists() {
+        eprintln!("not run: there is no {PERMITS}");
+        return;
+    }
+    let server = Server::start();
+    let (code, _, stderr) = server.run(&["import", PERMITS]);
+    assert_eq!((code, summary(&stderr)), (Some(0), "8577 written, 0 already there, 0 failed"));
+    let info = &server.json(&["info", "--json"])[0];
+    assert_eq!((&info["head"], &info["streamCount"]), (&8577.into(), &1434.into()));
+
+    let (code, exported, _) = server.run(&["export", "-"]);
+    assert_eq!(code, Some(0));
+    let given = std::io::read_to_string(GzDecoder::new(File::open(PERMITS).unwrap())).unwrap();
+    assert_eq!(exported.lines().count(), 8577);
+    for (given, exported) in given.lines().zip(exported.lines()) {
+        assert_eq!(attributes(exported), attributes(given));
+        // The data stands last in the given line.
+        let data = &given[given.find("\"data\":").unwrap()..given.len() - 1];
+        assert!(exported.contains(data), "byte for byte: {exported}");
+    }
+
+    let (code, _, stderr) = server.run(&["import", PERMITS]);
+    assert_eq!((code, summary(&stderr)), (Some(0), "0 written, 8577 already there, 0 failed"));
+    assert_eq!(server.json(&["info", "--json"])[0]["head"], 8577);
 }
 
 #[test]
