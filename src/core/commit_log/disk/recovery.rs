@@ -98,21 +98,24 @@ pub fn recover(
     let results: Vec<Mutex<Option<Result<Checked, RecoveryError>>>> =
         names.iter().map(|_| Mutex::new(None)).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        loop {
+            // Relaxed: it only gives out numbers.
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(name) = names.get(index) else { return };
+            let checked = files
+                .read(name)
+                .map_err(failed(name))
+                .map(|bytes| check(&bytes, firsts[index], segment_size));
+            *results[index].lock().expect("no holder panics") = Some(checked);
+            progress(index + 1, names.len());
+        }
+    };
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(names.len()) {
-            scope.spawn(|| {
-                loop {
-                    // Relaxed: it only gives out numbers.
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(name) = names.get(index) else { return };
-                    let checked = files
-                        .read(name)
-                        .map_err(failed(name))
-                        .map(|bytes| check(&bytes, firsts[index], segment_size));
-                    *results[index].lock().expect("no holder panics") = Some(checked);
-                    progress(index + 1, names.len());
-                }
-            });
+        let threads: Vec<_> = (0..threads.min(names.len())).map(|_| scope.spawn(work)).collect();
+        // A scope waits for its threads' work. Joined, they are gone, with all that was theirs.
+        for thread in threads {
+            thread.join().expect("no reader panics");
         }
     });
 
