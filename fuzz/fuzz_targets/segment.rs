@@ -8,9 +8,10 @@ use annals::core::{
         files::{File, Files},
         recovery, segment_name,
     },
-    log::LogWriter,
+    log::{LogWriter, format::EventView},
     position::Position,
 };
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
 struct OneFile<'a>(&'a [u8]);
@@ -24,12 +25,20 @@ impl Files for OneFile<'_> {
         Ok(self.0.to_vec())
     }
 
+    fn map(&self, _: &str) -> io::Result<Bytes> {
+        Ok(Bytes::copy_from_slice(self.0))
+    }
+
     fn open(&self, _: &str, _: bool) -> io::Result<Box<dyn File>> {
         unreachable!("reading back writes nothing")
     }
 
     fn remove(&self, _: &str) -> io::Result<()> {
         Ok(())
+    }
+
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        unreachable!("reading back renames nothing")
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -40,9 +49,11 @@ impl Files for OneFile<'_> {
 fuzz_target!(|bytes: &[u8]| {
     let Ok(recovered) = recovery::recover(&OneFile(bytes), 4096, |_, _| {}) else { return };
     let head = recovered.head;
-    let reader = LogWriter::restore(recovered.segments, 4096).reader(head);
+    let Some(active) = recovered.active else { return };
+    let reader = LogWriter::restore(recovered.sealed, active, 4096).reader(head);
     for position in 1..=head.get() {
-        let event = reader.event(Position::new(position)).expect("it was read back");
-        assert_eq!(event.stamp.position.get(), position);
+        let position_of = |record| EventView::of(record).stamp.position.get();
+        let trace = reader.trace(Position::new(position)).expect("it was read back");
+        assert_eq!(position_of(trace), position);
     }
 });

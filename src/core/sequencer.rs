@@ -29,6 +29,7 @@ use super::{
     },
     log::{
         LogWriter, Reader,
+        chain::Chain,
         format::{self, EventView, Stamp},
     },
     name,
@@ -47,6 +48,8 @@ pub struct Sequencer {
     commit_log: Box<dyn CommitLog>,
     /// The last position that was written, published or not.
     head: Position,
+    /// The hash chain up to the head, where one is kept.
+    chain: Option<Chain>,
     /// When the last commit was recorded, microseconds: recorded time never falls.
     recorded_at_micros: i64,
     /// The history may have so much memory: events, and what finds them.
@@ -79,6 +82,7 @@ impl Sequencer {
             permit: SoleWriter::new(),
             commit_log,
             head: Position::ZERO,
+            chain: None,
             recorded_at_micros: i64::MIN,
             memory_max: usize::MAX,
             broken: None,
@@ -92,6 +96,13 @@ impl Sequencer {
     #[must_use]
     pub fn with_memory_max(mut self, memory_max: usize) -> Self {
         self.memory_max = memory_max;
+        self
+    }
+
+    /// The same, which keeps a hash chain that has come to `chain` so far.
+    #[must_use]
+    pub fn with_chain(mut self, chain: Chain) -> Self {
+        self.chain = Some(chain);
         self
     }
 
@@ -154,8 +165,13 @@ impl Sequencer {
         let recorded_at = Timestamp::from_micros(self.recorded_at_micros);
         let first = self.head.next();
         self.encode(proposal, &writes, recorded_at);
-        let begun = self.log.append(first, &self.bytes, &self.records);
-        let file = begun.map_or(Ok(()), |size| self.commit_log.begin(first, size));
+        let before = self.chain;
+        let before = before.as_ref().map(Chain::value);
+        let begun = self.log.append(first, &self.bytes, &self.records, before);
+        if let Some(chain) = &mut self.chain {
+            chain.extend(&self.bytes, &self.records);
+        }
+        let file = begun.map_or(Ok(()), |size| self.commit_log.begin(first, size, before));
         if let Err(error) = file.and_then(|()| self.commit_log.write(&self.bytes)) {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
@@ -216,9 +232,10 @@ impl Sequencer {
         places: &[Place],
         reader: &Reader,
     ) -> Result<Option<Committed>, AppendError> {
+        // Also of a removed event its id is left: a repeat is a repeat for ever.
         let find = |(event, place): (&NewEvent, &Place)| {
             let has_id = |record| format::has_id(record, event.id());
-            self.ids.find(*place, |position| reader.record(position).is_some_and(has_id))
+            self.ids.find(*place, |position| reader.trace(position).is_some_and(has_id))
         };
         let mut events = proposal.writes.iter().flat_map(|write| &write.events).zip(places);
         let Some((known, at)) = events.find_map(|event| Some((event.0, find(event)?))) else {
@@ -226,7 +243,7 @@ impl Sequencer {
         };
         let mut places = places.iter();
         let conflict = |id: &Uuid, position| {
-            let stream = reader.event(position).expect("it was found").body.stream;
+            let stream = reader.event_or_trace(position).expect("it was found").body.stream;
             AppendError::EventIdConflict {
                 id: *id,
                 stream: name::Name::new(stream, usize::MAX)
@@ -242,7 +259,7 @@ impl Sequencer {
                 // Where one is unknown the others make the conflict.
                 let place = places.next().expect("each event has one");
                 let position = find((event, place)).ok_or_else(|| conflict(known.id(), at))?;
-                let recorded = reader.event(position).expect("it was found");
+                let recorded = reader.event_or_trace(position).expect("it was found");
                 let version = recorded.stamp.version;
                 if recorded.body.stream != write.stream.as_str() || version <= written.last {
                     return Err(conflict(event.id(), position));
@@ -258,7 +275,7 @@ impl Sequencer {
             }
             writes.push(written);
         }
-        let recorded_at = reader.event(last).map(|event| event.stamp.recorded_at);
+        let recorded_at = reader.event_or_trace(last).map(|event| event.stamp.recorded_at);
         Ok(Some(Committed { writes, first, last, recorded_at, duplicate: true }))
     }
 
@@ -341,21 +358,34 @@ impl Sequencer {
         self.head = position;
     }
 
+    /// The same for what is left of a removed event: its id and its place in its stream.
+    fn index_removed(&mut self, place: Place, stream: &str) {
+        let position = self.head.next();
+        self.ids.insert(place, position);
+        self.history.streams.push(stream, position, &mut self.permit);
+        self.head = position;
+    }
+
     /// Indexes what is in the log already, up to `head`, and publishes it. For a log that was read back.
     pub fn restore(&mut self, head: Position, mut progress: impl FnMut(Position)) {
         let reader = self.log.reader(head);
         while self.head < head {
             let last = head.min(self.head.plus(RESTORED_TOGETHER));
             let positions = self.head.get() + 1..=last.get();
-            let event = |at| reader.event(Position::new(at)).expect("it was read back");
-            let events: Vec<EventView<'_>> = positions.map(event).collect();
+            let trace = |at| reader.trace(Position::new(at)).expect("it was read back");
+            let records: Vec<&[u8]> = positions.map(trace).collect();
+            let events: Vec<_> = records.iter().map(|record| EventView::of(record)).collect();
             let place = |event: &EventView<'_>| self.history.ids.place(&event.stamp.id);
             let places: Vec<Place> = events.iter().map(place).collect();
             self.ids.touch(&places);
-            for (event, place) in events.iter().zip(places) {
+            for ((event, place), record) in events.iter().zip(places).zip(records) {
                 let body = &event.body;
-                self.index(place, body.stream, body.event_type, body.tags.iter().copied());
                 self.recorded_at_micros = event.stamp.recorded_at.micros();
+                if record[0] == format::REMOVED_TAG {
+                    self.index_removed(place, body.stream);
+                } else {
+                    self.index(place, body.stream, body.event_type, body.tags.iter().copied());
+                }
             }
             progress(last);
         }

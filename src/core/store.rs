@@ -183,7 +183,7 @@ mod model {
         event::NewEvent,
         log::{
             LogWriter,
-            format::{self, Body, Data},
+            format::{self, Body},
         },
         name::Name,
         position::{Position, Version},
@@ -202,16 +202,7 @@ mod model {
     fn proposal(id: u128, expected: Option<Version>) -> Proposal {
         let name = |text| Name::new(text, 100).expect("a name");
         let stream = name("Account-1");
-        let body = Body {
-            stream: "",
-            event_type: "",
-            data: Data::None,
-            content_type: "",
-            correlation_id: "",
-            causation_id: "",
-            metadata: Vec::new(),
-            tags: Vec::new(),
-        };
+        let body = Body::default();
         let event =
             |id| NewEvent::new(Uuid::from_u128(id), &stream, name("T"), vec![], None, body.clone());
         let events = vec![event(2 * id), event(2 * id + 1)];

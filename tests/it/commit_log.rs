@@ -20,6 +20,7 @@ use annals::core::{
     position::Position,
     store::Store,
 };
+use bytes::Bytes;
 use proptest::{prelude::*, sample::Index};
 use uuid::Uuid;
 
@@ -131,6 +132,10 @@ impl Files for FaultyDisk {
         Ok(self.0.lock().unwrap().files[name].bytes())
     }
 
+    fn map(&self, name: &str) -> io::Result<Bytes> {
+        self.read(name).map(Bytes::from)
+    }
+
     fn open(&self, name: &str, new: bool) -> io::Result<Box<dyn File>> {
         let mut state = self.0.lock().unwrap();
         if state.failure().is_some() {
@@ -143,6 +148,16 @@ impl Files for FaultyDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.0.lock().unwrap().files.remove(name);
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        if state.failure().is_some() {
+            return Err(Self::failed());
+        }
+        let file = state.files.remove(from).unwrap();
+        state.files.insert(to.to_owned(), file);
         Ok(())
     }
 
@@ -231,16 +246,7 @@ impl Commit {
     fn proposal(&self) -> Proposal {
         let name = |text| Name::new(text, 100).unwrap();
         let text = "y".repeat(self.size);
-        let body = Body {
-            stream: "",
-            event_type: "",
-            data: Data::Text(&text),
-            content_type: "",
-            correlation_id: "",
-            causation_id: "",
-            metadata: Vec::new(),
-            tags: Vec::new(),
-        };
+        let body = Body { data: Data::Text(&text), ..Body::default() };
         let stream = name("Account-1");
         let event = |id| NewEvent::new(id, &stream, name("T"), vec![], None, body.clone());
         let events = self.ids().map(event).collect();

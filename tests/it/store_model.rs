@@ -11,6 +11,7 @@ use annals::{
         filter::{Clause, Filter, plan::Direction},
         log::{
             LogWriter,
+            chain::Hash,
             format::{self, Body, Data, EventView},
         },
         name::{self, Name},
@@ -45,16 +46,7 @@ struct Kept {
 impl Kept {
     fn event(&self) -> NewEvent {
         let text = "x".repeat(self.size);
-        let body = Body {
-            stream: "",
-            event_type: "",
-            data: Data::Text(&text),
-            content_type: "",
-            correlation_id: "",
-            causation_id: "",
-            metadata: Vec::new(),
-            tags: Vec::new(),
-        };
+        let body = Body { data: Data::Text(&text), ..Body::default() };
         let tags = self.tags.iter().map(|tag| name(tag)).collect();
         NewEvent::new(self.id, &name(self.stream), name(self.event_type), tags, None, body)
     }
@@ -435,7 +427,7 @@ struct Failing {
 }
 
 impl CommitLog for Failing {
-    fn begin(&mut self, _: Position, _: usize) -> Result<(), CommitLogError> {
+    fn begin(&mut self, _: Position, _: usize, _: Option<&Hash>) -> Result<(), CommitLogError> {
         Ok(())
     }
 

@@ -1,13 +1,13 @@
 //! Memory mode: what is in the segment is all there is, and nothing survives the process.
 
 use super::{CommitLog, CommitLogError};
-use crate::core::position::Position;
+use crate::core::{log::chain::Hash, position::Position};
 
 /// Promises nothing, so it has nothing to do.
 pub struct Memory;
 
 impl CommitLog for Memory {
-    fn begin(&mut self, _: Position, _: usize) -> Result<(), CommitLogError> {
+    fn begin(&mut self, _: Position, _: usize, _: Option<&Hash>) -> Result<(), CommitLogError> {
         Ok(())
     }
 

@@ -8,13 +8,19 @@ pub mod memory;
 
 use std::sync::Arc;
 
-use super::position::Position;
+use super::{log::chain::Hash, position::Position};
 
 /// Takes commits in order and makes them durable.
 pub trait CommitLog: Send {
-    /// From here on commits go to a new segment of `size` bytes, whose first event is at `first`. The
-    /// segment before it is safe when this returns.
-    fn begin(&mut self, first: Position, size: usize) -> Result<(), CommitLogError>;
+    /// From here on commits go to a new segment of `size` bytes, whose first event is at `first` and
+    /// before which the hash chain, where one is kept, has come to `chain`. The segment before it is safe
+    /// when this returns.
+    fn begin(
+        &mut self,
+        first: Position,
+        size: usize,
+        chain: Option<&Hash>,
+    ) -> Result<(), CommitLogError>;
 
     /// Takes the bytes of one commit: records, then the seal.
     fn write(&mut self, bytes: &[u8]) -> Result<(), CommitLogError>;

@@ -6,6 +6,7 @@
 
 use uuid::Uuid;
 
+use super::chain::{self, Hash};
 use crate::core::{
     clock::Timestamp,
     position::{Position, Version},
@@ -22,6 +23,8 @@ pub const EVENT_TAG: u8 = tag(1, LENGTH);
 pub const SEAL_TAG: u8 = tag(2, LENGTH);
 /// `Segment.header`: field 3, length-delimited.
 const HEADER_TAG: u8 = tag(3, LENGTH);
+/// `Segment.removed`: field 4, length-delimited.
+pub const REMOVED_TAG: u8 = tag(4, LENGTH);
 
 /// What the sequencer adds to an event's prepared fields, at most: tag and length, id, position,
 /// version, two moments.
@@ -29,12 +32,14 @@ pub const STAMP_SIZE_BYTES_MAX: usize = 6 + 38 + 11 + 11 + 2 * (2 + 11 + 6);
 /// A seal, at most.
 pub const SEAL_SIZE_BYTES_MAX: usize = 2 + 5 + 6;
 /// A segment's header, at most.
-pub const HEADER_SIZE_BYTES_MAX: usize = 2 + 5 + 2 + 11;
+pub const HEADER_SIZE_BYTES_MAX: usize = 2 + 5 + 2 + 11 + 34 + 5;
 
 /// Where in a record's message the text of its id begins: the id is the first field.
 const ID_OFFSET: usize = 2;
 /// The length of a UUID in its canonical form.
 const ID_LENGTH: usize = 36;
+/// `RemovedEvent.digest`.
+const DIGEST_FIELD: u8 = 15;
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
@@ -103,9 +108,10 @@ fn timestamp_size(moment: Timestamp) -> usize {
 }
 
 /// What an event says, as the client sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Data<'a> {
     /// Nothing but its type.
+    #[default]
     None,
     /// What a person can read.
     Text(&'a str),
@@ -114,7 +120,7 @@ pub enum Data<'a> {
 }
 
 /// The fields of an event that its sender decides and that stand behind the sequencer's stamp.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Body<'a> {
     pub stream: &'a str,
     pub event_type: &'a str,
@@ -221,16 +227,54 @@ pub fn put_seal(out: &mut Vec<u8>, records: &[u8], event_count: u32) {
     put_varint(out, u64::from(event_count));
 }
 
+/// Appends what is left of an event once it is removed: of its `record`, or of what is left of it
+/// already, the stamp without `occurred_at`, the stream and the digest.
+pub fn put_removed(out: &mut Vec<u8>, record: &[u8]) {
+    let view = EventView::of(record);
+    let Stamp { id, position, version, recorded_at, .. } = view.stamp;
+    let mut inner = Vec::with_capacity(128);
+    let mut text = [0; ID_LENGTH];
+    id.hyphenated().encode_lower(&mut text);
+    put_bytes(&mut inner, 1, &text);
+    inner.push(tag(2, VARINT));
+    put_varint(&mut inner, position.get());
+    inner.push(tag(3, VARINT));
+    put_varint(&mut inner, version.get());
+    put_timestamp(&mut inner, 4, recorded_at);
+    put_bytes(&mut inner, 6, view.body.stream.as_bytes());
+    put_bytes(&mut inner, DIGEST_FIELD, &chain::digest(record));
+    out.push(REMOVED_TAG);
+    put_varint(out, inner.len() as u64);
+    out.extend_from_slice(&inner);
+}
+
+/// The digest that `record` has if it is what is left of a removed event.
+pub fn removed_digest(record: &[u8]) -> Option<Hash> {
+    if record.first() != Some(&REMOVED_TAG) {
+        return None;
+    }
+    // It is the last field, of a size that is known.
+    record.last_chunk().copied()
+}
+
 /// Appends a segment's header.
-pub fn put_header(out: &mut Vec<u8>, first: Position) {
+pub fn put_header(out: &mut Vec<u8>, first: Position, chain: Option<&Hash>) {
+    let mut header = Vec::with_capacity(HEADER_SIZE_BYTES_MAX);
+    header.push(tag(1, FIXED32));
+    header.extend_from_slice(&MAGIC.to_le_bytes());
+    header.push(tag(2, VARINT));
+    put_varint(&mut header, u64::from(FORMAT_VERSION));
+    header.push(tag(3, VARINT));
+    put_varint(&mut header, first.get());
+    if let Some(chain) = chain {
+        put_bytes(&mut header, 4, chain);
+    }
+    let checksum = crc32c::crc32c(&header);
+    header.push(tag(5, FIXED32));
+    header.extend_from_slice(&checksum.to_le_bytes());
     out.push(HEADER_TAG);
-    out.push(u8::try_from(5 + 2 + 1 + varint_size(first.get())).expect("at most 18"));
-    out.push(tag(1, FIXED32));
-    out.extend_from_slice(&MAGIC.to_le_bytes());
-    out.push(tag(2, VARINT));
-    put_varint(out, u64::from(FORMAT_VERSION));
-    out.push(tag(3, VARINT));
-    put_varint(out, first.get());
+    put_varint(out, header.len() as u64);
+    out.extend_from_slice(&header);
 }
 
 /// Why bytes are not what the format says.
@@ -248,8 +292,10 @@ pub enum FormatError {
     Id,
     #[error("a moment is out of range")]
     Timestamp,
-    #[error("the positions of a commit do not follow one another")]
+    #[error("an event does not have the position that follows")]
     Position,
+    #[error("what is left of a removed event has no digest")]
+    Digest,
     #[error("the seal does not fit the commit")]
     Seal,
 }
@@ -297,47 +343,55 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Form
     }
 }
 
-/// The format version and the first position that the header at the start of a segment tells; `None`
-/// where there is no header.
-pub fn read_header(bytes: &[u8]) -> Option<(u32, Position)> {
+/// What a segment's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub format_version: u32,
+    pub first: Position,
+    /// The chain's value before the segment, where one is kept.
+    pub chain: Option<Hash>,
+    /// How many bytes the header takes.
+    pub size: usize,
+}
+
+/// The header at the start of a segment; `None` where there is none.
+pub fn read_header(bytes: &[u8]) -> Option<Header> {
     let mut rest = bytes;
     let Ok(Some((3, Value::Bytes(mut header)))) = take_field(&mut rest) else { return None };
-    let (mut magic, mut version, mut first) = (false, None, None);
+    let size = bytes.len() - rest.len();
+    let (mut magic, mut version, mut first, mut chain) = (false, None, None, None);
     while let Some(field) = take_field(&mut header).ok()? {
         match field {
             (1, Value::Fixed(bytes)) => magic = bytes == MAGIC.to_le_bytes(),
             (2, Value::Number(number)) => version = u32::try_from(number).ok(),
             (3, Value::Number(number)) => first = Some(Position::new(number)),
+            (4, Value::Bytes(hash)) => chain = Some(hash.try_into().ok()?),
             _ => {}
         }
     }
-    version.zip(first).filter(|_| magic)
+    let (format_version, first) = version.zip(first).filter(|_| magic)?;
+    Some(Header { format_version, first, chain, size })
 }
 
-/// A commit that was read back.
-#[derive(Debug, PartialEq, Eq)]
-pub struct CheckedCommit {
-    /// Its records and its seal, bytes.
-    pub size: usize,
-    /// Where its records begin.
-    pub records: Vec<u32>,
-    /// The position of its first event; the others follow it.
-    pub first: Position,
-}
-
-/// Checks the commit at the start of `bytes`: every event, their positions, the seal.
-pub fn check_commit(bytes: &[u8]) -> Result<CheckedCommit, FormatError> {
+/// Checks the commit at the start of `bytes`: every record, that their positions rise by one from `first`
+/// on, the seal. Puts where the records begin into `records`, and gives the size of it all, the seal with
+/// it.
+pub fn check_commit(
+    bytes: &[u8],
+    first: Position,
+    records: &mut Vec<u32>,
+) -> Result<usize, FormatError> {
     let mut rest = bytes;
-    let mut records = Vec::new();
-    let mut first = Position::ZERO;
+    records.clear();
     loop {
         let offset = bytes.len() - rest.len();
         match take_field(&mut rest)?.ok_or(FormatError::Truncated)? {
-            (1, Value::Bytes(message)) if bytes[offset] == EVENT_TAG => {
+            (1 | 4, Value::Bytes(message)) if matches!(bytes[offset], EVENT_TAG | REMOVED_TAG) => {
+                if bytes[offset] == REMOVED_TAG {
+                    check_removed(message)?;
+                }
                 let position = EventView::parse(message)?.stamp.position;
-                if records.is_empty() {
-                    first = position;
-                } else if position != first.plus(records.len() as u64) {
+                if position != first.plus(records.len() as u64) {
                     return Err(FormatError::Position);
                 }
                 records.push(u32::try_from(offset).map_err(|_| FormatError::Truncated)?);
@@ -347,13 +401,33 @@ pub fn check_commit(bytes: &[u8]) -> Result<CheckedCommit, FormatError> {
                 let count = u32::try_from(records.len()).map_err(|_| FormatError::Seal)?;
                 let mut seal = Vec::with_capacity(SEAL_SIZE_BYTES_MAX);
                 put_seal(&mut seal, &bytes[..offset], count);
-                if bytes[offset..size] != seal {
-                    return Err(FormatError::Seal);
-                }
-                return Ok(CheckedCommit { size, records, first });
+                return if bytes[offset..size] == seal { Ok(size) } else { Err(FormatError::Seal) };
             }
             _ => return Err(FormatError::Tag),
         }
+    }
+}
+
+/// The position that the record at the start of `bytes` says it has, if there is one.
+pub fn read_position(bytes: &[u8]) -> Option<Position> {
+    let mut rest = bytes;
+    let Ok(Some((1 | 4, Value::Bytes(message)))) = take_field(&mut rest) else { return None };
+    EventView::parse(message).ok().map(|event| event.stamp.position)
+}
+
+/// The digest of a removed event stands where [`removed_digest`] takes it.
+fn check_removed(mut message: &[u8]) -> Result<(), FormatError> {
+    let mut last = None;
+    while let Some(field) = take_field(&mut message)? {
+        last = Some(field);
+    }
+    match last {
+        Some((field, Value::Bytes(digest)))
+            if field == u64::from(DIGEST_FIELD) && digest.len() == size_of::<Hash>() =>
+        {
+            Ok(())
+        }
+        _ => Err(FormatError::Digest),
     }
 }
 
@@ -390,6 +464,14 @@ pub struct EventView<'a> {
 }
 
 impl<'a> EventView<'a> {
+    /// The event of a record of the log, or what is left of one.
+    ///
+    /// # Panics
+    /// If it is not what we write: the log holds nothing else.
+    pub fn of(record: &'a [u8]) -> Self {
+        Self::parse(message(record)).expect("the log holds what we wrote")
+    }
+
     /// Reads the message of a record. Takes any bytes; unknown fields are passed over.
     pub fn parse(mut bytes: &'a [u8]) -> Result<Self, FormatError> {
         fn text(value: &[u8]) -> Result<&str, FormatError> {
@@ -398,16 +480,7 @@ impl<'a> EventView<'a> {
         let mut id = None;
         let (mut position, mut version) = (Position::ZERO, Version::ZERO);
         let (mut recorded_at, mut occurred_at) = Default::default();
-        let mut body = Body {
-            stream: "",
-            event_type: "",
-            data: Data::None,
-            content_type: "",
-            correlation_id: "",
-            causation_id: "",
-            metadata: Vec::new(),
-            tags: Vec::new(),
-        };
+        let mut body = Body::default();
         while let Some(field) = take_field(&mut bytes)? {
             match field {
                 (1, Value::Bytes(value)) => id = Uuid::try_parse_ascii(value).ok(),

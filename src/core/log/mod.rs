@@ -7,9 +7,11 @@
 //! ```
 //!
 //! [`Reader`] takes the segment table once, then reads up to the watermark; it never waits. Only the
-//! sequencer adds segments, through [`LogWriter`]. Files and syncing are `commit_log`'s, finding events
-//! is `index`'s.
+//! sequencer adds segments, through [`LogWriter`]; anyone may put another form of a sealed one in its
+//! place ([`Log::replace`]): a file's, or one without the events that are gone. Files and syncing are
+//! `commit_log`'s, finding events is `index`'s.
 
+pub mod chain;
 pub mod format;
 pub mod segment;
 pub mod watermark;
@@ -19,18 +21,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::{
+    chain::Hash,
     format::EventView,
     segment::{SEGMENT_SIZE_BYTES, Segment, SegmentWriter},
     watermark::{Watermark, WatermarkWriter},
 };
-use super::{position::Position, sync::Snapshot};
+use super::{
+    position::Position,
+    sync::{AtomicUsize, Mutex, Ordering, Snapshot},
+};
 
 type Table = Vec<Arc<Segment>>;
 
 /// The readers' side of the log.
 pub struct Log {
-    /// Ordered by first position, never empty. Written by the one [`LogWriter`].
+    /// Ordered by first position, never empty. Written under `changes`.
     table: Snapshot<Table>,
+    /// Held while the table is changed, which is short and rare.
+    changes: Mutex<()>,
+    /// Bytes of sealed segments that are in memory. Written under `changes`.
+    sealed_bytes: AtomicUsize,
     watermark: Arc<Watermark>,
 }
 
@@ -40,8 +50,6 @@ pub struct LogWriter {
     active: SegmentWriter,
     watermark: WatermarkWriter,
     segment_size: usize,
-    /// Bytes written to sealed segments.
-    sealed_bytes: usize,
 }
 
 impl LogWriter {
@@ -52,27 +60,24 @@ impl LogWriter {
 
     /// An empty log in segments of `segment_size` bytes; a larger commit gets a segment of its own size.
     pub fn with_segment_size(segment_size: usize) -> Self {
-        let watermark = WatermarkWriter::new();
-        let active = SegmentWriter::new(Position::new(1), segment_size);
-        let log = Log {
-            table: Snapshot::new(Arc::new(vec![Arc::clone(active.segment())])),
-            watermark: Arc::clone(watermark.shared()),
-        };
-        Self { log: Arc::new(log), active, watermark, segment_size, sealed_bytes: 0 }
+        let active = SegmentWriter::new(Position::new(1), segment_size, None);
+        Self::restore(Vec::new(), active, segment_size)
     }
 
-    /// A log of segments that are filled already, the last of which is the active one. Nothing of it is
-    /// visible before [`LogWriter::publish`].
-    pub fn restore(mut segments: Vec<SegmentWriter>, segment_size: usize) -> Self {
-        let Some(active) = segments.pop() else { return Self::with_segment_size(segment_size) };
+    /// A log of `sealed` segments and an active one, filled already. Nothing of it is visible before
+    /// [`LogWriter::publish`].
+    pub fn restore(sealed: Vec<Arc<Segment>>, active: SegmentWriter, segment_size: usize) -> Self {
         let watermark = WatermarkWriter::new();
-        let sealed_bytes = segments.iter().map(SegmentWriter::size).sum();
-        let table = segments.iter().chain([&active]).map(|writer| Arc::clone(writer.segment()));
+        let sealed_bytes = sealed.iter().map(|segment| bytes_in_memory(segment)).sum();
+        let mut table = sealed;
+        table.push(Arc::clone(active.segment()));
         let log = Log {
-            table: Snapshot::new(Arc::new(table.collect())),
+            table: Snapshot::new(Arc::new(table)),
+            changes: Mutex::new(()),
+            sealed_bytes: AtomicUsize::new(sealed_bytes),
             watermark: Arc::clone(watermark.shared()),
         };
-        Self { log: Arc::new(log), active, watermark, segment_size, sealed_bytes }
+        Self { log: Arc::new(log), active, watermark, segment_size }
     }
 
     /// The readers' side.
@@ -81,16 +86,20 @@ impl LogWriter {
     }
 
     /// Writes one commit: `bytes`, in which the record of position `first` and those after it begin at
-    /// `records`. Nobody sees it before [`LogWriter::publish`]. Where the commit begins a segment, that
-    /// segment's size.
-    pub fn append(&mut self, first: Position, bytes: &[u8], records: &[u32]) -> Option<usize> {
+    /// `records`; `chain` is the chain's value before it, where one is kept. Nobody sees it before
+    /// [`LogWriter::publish`]. Where the commit begins a segment, that segment's size.
+    pub fn append(
+        &mut self,
+        first: Position,
+        bytes: &[u8],
+        records: &[u32],
+        chain: Option<&Hash>,
+    ) -> Option<usize> {
         let begun = (!self.active.fits(bytes.len())).then(|| {
-            self.sealed_bytes += self.active.size();
             let size = self.segment_size.max(bytes.len() + format::HEADER_SIZE_BYTES_MAX);
-            self.active = SegmentWriter::new(first, size);
-            let mut table = Table::clone(&self.log.table.load());
-            table.push(Arc::clone(self.active.segment()));
-            self.log.table.store(Arc::new(table));
+            let active = SegmentWriter::new(first, size, chain);
+            self.log.add(Arc::clone(active.segment()), self.active.size());
+            self.active = active;
             size
         });
         self.active.append(bytes, records);
@@ -107,9 +116,10 @@ impl LogWriter {
         Reader { table: self.log.table.load(), head }
     }
 
-    /// How many bytes are written.
+    /// How many bytes of events are in memory.
     pub fn size(&self) -> usize {
-        self.sealed_bytes + self.active.size()
+        // Relaxed: a number to compare.
+        self.log.sealed_bytes.load(Ordering::Relaxed) + self.active.size()
     }
 }
 
@@ -132,7 +142,41 @@ impl Log {
         &self.watermark
     }
 
-    /// How many bytes are written, seals and headers among them.
+    /// Puts `active` behind all segments, the last of which was filled with `sealed` bytes.
+    fn add(&self, active: Arc<Segment>, sealed: usize) {
+        let _guard = self.changes.lock().expect("no holder panics");
+        let mut table = Table::clone(&self.table.load());
+        table.push(active);
+        // Relaxed: a number to look at, written under the lock.
+        self.sealed_bytes.fetch_add(sealed, Ordering::Relaxed);
+        self.table.store(Arc::new(table));
+    }
+
+    /// Puts `segment` in the place of the sealed one with the same positions. Who reads goes on with what
+    /// it has; who comes later has the new one.
+    ///
+    /// # Panics
+    /// If there is no sealed segment with that first position.
+    pub fn replace(&self, segment: Arc<Segment>) {
+        let _guard = self.changes.lock().expect("no holder panics");
+        let mut table = Table::clone(&self.table.load());
+        let index = table.partition_point(|other| other.first() < segment.first());
+        assert!(index + 1 < table.len(), "a sealed segment is replaced");
+        assert_eq!(table[index].first(), segment.first(), "by one of the same positions");
+        let (old, new) = (bytes_in_memory(&table[index]), bytes_in_memory(&segment));
+        table[index] = segment;
+        // Relaxed: numbers to look at, written under the lock.
+        self.sealed_bytes.fetch_add(new, Ordering::Relaxed);
+        self.sealed_bytes.fetch_sub(old, Ordering::Relaxed);
+        self.table.store(Arc::new(table));
+    }
+
+    /// All segments of now; the last one is being written.
+    pub fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        self.table.load()
+    }
+
+    /// How many bytes are written, seals and headers among them, in memory and in files.
     pub fn size(&self) -> usize {
         self.table.with(|table| table.iter().map(|segment| segment.readable(0..).len()).sum())
     }
@@ -146,6 +190,10 @@ impl Log {
                 .fold((0, 0), |(bytes, offsets), more| (bytes + more.0, offsets + more.1))
         })
     }
+}
+
+fn bytes_in_memory(segment: &Segment) -> usize {
+    if segment.is_in_memory() { segment.readable(0..).len() } else { 0 }
 }
 
 /// The log as of one moment.
@@ -169,15 +217,25 @@ impl Reader {
         self.head
     }
 
-    /// The record at `position`, with its tag and length; `None` at 0 and beyond the head.
+    /// The record at `position`, with its tag and length; `None` at 0 and beyond the head, and where the
+    /// event was removed.
     pub fn record(&self, position: Position) -> Option<&[u8]> {
+        self.trace(position).filter(|record| record[0] == format::EVENT_TAG)
+    }
+
+    /// The same, or what is left of a removed event: id, position, version, recorded time, stream.
+    pub fn trace(&self, position: Position) -> Option<&[u8]> {
         self.visible(position).then(|| self.segment(position).1.record(position))
     }
 
-    /// The event at `position`; `None` at 0 and beyond the head.
+    /// The event at `position`; `None` where there is no record of one.
     pub fn event(&self, position: Position) -> Option<EventView<'_>> {
-        let record = self.record(position)?;
-        Some(EventView::parse(format::message(record)).expect("the log holds what we wrote"))
+        self.record(position).map(EventView::of)
+    }
+
+    /// What is known of the event at `position`, also if it was removed.
+    pub fn event_or_trace(&self, position: Position) -> Option<EventView<'_>> {
+        self.trace(position).map(EventView::of)
     }
 
     /// The longest run of records that begins after `after`, in one segment, of at most `events_max`

@@ -5,7 +5,8 @@
 //!                                             ^ readable: below, nothing changes any more
 //! ```
 //!
-//! [`SegmentWriter`] is the sequencer's and there is one for a segment; [`Segment`] is everybody's.
+//! [`SegmentWriter`] is the sequencer's and there is one for a segment; [`Segment`] is everybody's. A
+//! sealed one may lie in a file instead of in memory: then it is bytes that nobody writes.
 //! What may be *seen* is the watermark's to say; `readable` is only what may be *read* without a race,
 //! so this file is sound by itself, whatever its callers do. Unsafe code: `Buffer`.
 
@@ -16,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::format;
+use super::{chain::Hash, format};
 use crate::core::{
     position::Position,
     sync::{AtomicU32, Ordering},
@@ -115,11 +116,20 @@ mod buffer {
 /// A segment as its readers have it.
 pub struct Segment {
     first: Position,
-    buffer: buffer::Buffer,
-    /// Bytes below never change again. Written by the [`SegmentWriter`] only.
-    readable: AtomicU32,
-    /// Where the n-th event's record begins. Written by the [`SegmentWriter`] only.
-    offsets: Box<[OnceLock<Box<[AtomicU32]>>]>,
+    content: Content,
+}
+
+enum Content {
+    /// In memory, growing or full.
+    Written {
+        buffer: buffer::Buffer,
+        /// Bytes below never change again. Written by the [`SegmentWriter`] only.
+        readable: AtomicU32,
+        /// Where the n-th event's record begins. Written by the [`SegmentWriter`] only.
+        offsets: Box<[OnceLock<Box<[AtomicU32]>>]>,
+    },
+    /// Sealed, and bytes that someone else keeps: a file, as the memory shows it.
+    Fixed { bytes: Bytes, offsets: Box<[u32]> },
 }
 
 /// The one hand that writes to a segment.
@@ -132,13 +142,19 @@ pub struct SegmentWriter {
 }
 
 impl Segment {
+    /// A sealed segment of `bytes`, header and all, in which the records of the events from `first` on
+    /// begin at `offsets`.
+    pub fn fixed(first: Position, bytes: Bytes, offsets: Box<[u32]>) -> Self {
+        Self { first, content: Content::Fixed { bytes, offsets } }
+    }
+
     /// The position of its first event.
     pub fn first(&self) -> Position {
         self.first
     }
 
-    /// The record at `position`, with its tag and length. The caller has seen a watermark that covers
-    /// the position, in this segment.
+    /// The record at `position`, of an event or of what is left of one, with its tag and length. The
+    /// caller has seen a watermark that covers the position, in this segment.
     pub fn record(&self, position: Position) -> &[u8] {
         let bytes = self.readable(self.offset(position)..);
         &bytes[..format::field_size(bytes)]
@@ -147,16 +163,28 @@ impl Segment {
     /// Where the record at `position` begins. The same condition as [`Segment::record`].
     pub fn offset(&self, position: Position) -> usize {
         let index = self.index(position);
-        let chunk = self.offsets[index / OFFSETS_IN_CHUNK].get().expect("the event is written");
-        // Relaxed: whoever saw the watermark that covers the event sees its offset.
-        chunk[index % OFFSETS_IN_CHUNK].load(Ordering::Relaxed) as usize
+        let offset = match &self.content {
+            Content::Written { offsets, .. } => {
+                let chunk = offsets[index / OFFSETS_IN_CHUNK].get().expect("the event is written");
+                // Relaxed: whoever saw the watermark that covers the event sees its offset.
+                chunk[index % OFFSETS_IN_CHUNK].load(Ordering::Relaxed)
+            }
+            Content::Fixed { offsets, .. } => offsets[index],
+        };
+        offset as usize
     }
 
     /// The bytes from `range.start` to where it is readable now.
     pub fn readable(&self, range: std::ops::RangeFrom<usize>) -> &[u8] {
-        // Acquire, pairs with the Release in `SegmentWriter::append`: what is below was written before.
-        let end = self.readable.load(Ordering::Acquire) as usize;
-        self.read(range.start.min(end)..end, end)
+        match &self.content {
+            Content::Written { buffer, readable, .. } => {
+                // Acquire, pairs with the Release in `SegmentWriter::append`: what is below was written
+                // before.
+                let end = readable.load(Ordering::Acquire) as usize;
+                read(buffer, range.start.min(end)..end, end)
+            }
+            Content::Fixed { bytes, .. } => &bytes[range.start.min(bytes.len())..],
+        }
     }
 
     /// The bytes of `range` as a value of their own that keeps the segment alive. Nothing is copied.
@@ -164,26 +192,29 @@ impl Segment {
         struct Slice(Arc<Segment>, Range<usize>);
         impl AsRef<[u8]> for Slice {
             fn as_ref(&self) -> &[u8] {
-                // Acquire, as in `Segment::readable`.
-                let end = self.0.readable.load(Ordering::Acquire) as usize;
-                self.0.read(self.1.clone(), end)
+                &self.0.readable(self.1.start..)[..self.1.len()]
             }
         }
-        Bytes::from_owner(Slice(Arc::clone(self), range))
+        match &self.content {
+            Content::Written { .. } => Bytes::from_owner(Slice(Arc::clone(self), range)),
+            Content::Fixed { bytes, .. } => bytes.slice(range),
+        }
     }
 
-    /// Memory set aside for bytes, and for offsets.
+    /// Memory set aside for bytes, and for offsets. What a file's pages have is not ours.
     pub fn allocated(&self) -> (usize, usize) {
-        let chunks = self.offsets.iter().filter(|chunk| chunk.get().is_some()).count();
-        (self.buffer.size(), chunks * OFFSETS_IN_CHUNK * size_of::<AtomicU32>())
+        match &self.content {
+            Content::Written { buffer, offsets, .. } => {
+                let chunks = offsets.iter().filter(|chunk| chunk.get().is_some()).count();
+                (buffer.size(), chunks * OFFSETS_IN_CHUNK * size_of::<AtomicU32>())
+            }
+            Content::Fixed { offsets, .. } => (0, size_of_val(&**offsets)),
+        }
     }
 
-    #[allow(unsafe_code)]
-    fn read(&self, range: Range<usize>, readable: usize) -> &[u8] {
-        assert!(range.end <= readable, "only what is readable is read");
-        // SAFETY: the range is below a value of `readable` that was loaded with Acquire; the writer
-        // wrote it before it stored that value with Release, and writes only above it from then on.
-        unsafe { self.buffer.read(range) }
+    /// Whether its bytes are in memory of ours.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.content, Content::Written { .. })
     }
 
     fn index(&self, position: Position) -> usize {
@@ -193,19 +224,28 @@ impl Segment {
     }
 }
 
+#[allow(unsafe_code)]
+fn read(buffer: &buffer::Buffer, range: Range<usize>, readable: usize) -> &[u8] {
+    assert!(range.end <= readable, "only what is readable is read");
+    // SAFETY: the range is below a value of `readable` that was loaded with Acquire; the writer
+    // wrote it before it stored that value with Release, and writes only above it from then on.
+    unsafe { buffer.read(range) }
+}
+
 impl SegmentWriter {
-    /// An empty segment of `size` bytes, header written, whose first event will be at `first`.
-    pub fn new(first: Position, size: usize) -> Self {
+    /// An empty segment of `size` bytes, header written, whose first event will be at `first` and before
+    /// which the chain has come to `chain`, where one is kept.
+    pub fn new(first: Position, size: usize, chain: Option<&Hash>) -> Self {
         let events_max = size / EVENT_SIZE_BYTES_MIN + 1;
-        let segment = Arc::new(Segment {
-            first,
+        let content = Content::Written {
             buffer: buffer::Buffer::new(size),
             readable: AtomicU32::new(0),
             offsets: (0..events_max.div_ceil(OFFSETS_IN_CHUNK)).map(|_| OnceLock::new()).collect(),
-        });
+        };
+        let segment = Arc::new(Segment { first, content });
         let mut writer = Self { segment, size: 0, events: 0 };
         let mut header = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-        format::put_header(&mut header, first);
+        format::put_header(&mut header, first, chain);
         writer.append(&header, &[]);
         writer
     }
@@ -217,12 +257,15 @@ impl SegmentWriter {
 
     /// How many bytes there is room for.
     pub fn capacity(&self) -> usize {
-        self.segment.buffer.size()
+        match &self.segment.content {
+            Content::Written { buffer, .. } => buffer.size(),
+            Content::Fixed { bytes, .. } => bytes.len(),
+        }
     }
 
     /// Whether so many bytes still fit.
     pub fn fits(&self, size: usize) -> bool {
-        size <= self.segment.buffer.size() - self.size
+        size <= self.capacity() - self.size
     }
 
     /// How many bytes are written.
@@ -236,12 +279,15 @@ impl SegmentWriter {
     /// If they do not fit.
     #[allow(unsafe_code)]
     pub fn append(&mut self, bytes: &[u8], records: &[u32]) {
+        let Content::Written { buffer, readable, offsets } = &self.segment.content else {
+            unreachable!("a writer's segment is written")
+        };
         // SAFETY: there is one writer for a segment and it is borrowed mutably; no slice of the range
         // exists, as all slices end at `readable`, which is `self.size`.
-        unsafe { self.segment.buffer.write(self.size, bytes) };
+        unsafe { buffer.write(self.size, bytes) };
         let base = u32::try_from(self.size).expect("a segment's size fits 32 bits");
         for record in records {
-            let chunk = self.segment.offsets[self.events / OFFSETS_IN_CHUNK]
+            let chunk = offsets[self.events / OFFSETS_IN_CHUNK]
                 .get_or_init(|| (0..OFFSETS_IN_CHUNK).map(|_| AtomicU32::new(0)).collect());
             // Relaxed: the watermark publishes it.
             chunk[self.events % OFFSETS_IN_CHUNK].store(base + record, Ordering::Relaxed);
@@ -249,9 +295,8 @@ impl SegmentWriter {
         }
         self.size += bytes.len();
         let end = u32::try_from(self.size).expect("a segment's size fits 32 bits");
-        // Release, pairs with the Acquire in `Segment::readable` and `Segment::slice`: the bytes were
-        // written before.
-        self.segment.readable.store(end, Ordering::Release);
+        // Release, pairs with the Acquire in `Segment::readable`: the bytes were written before.
+        readable.store(end, Ordering::Release);
     }
 }
 
@@ -291,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_slice_outlives_the_segment_and_its_writer() {
-        let mut writer = SegmentWriter::new(Position::new(5), 1000);
+        let mut writer = SegmentWriter::new(Position::new(5), 1000, None);
         let (bytes, begins) = records(5, 2);
         writer.append(&bytes, &begins);
         let segment = Arc::clone(writer.segment());
@@ -304,7 +349,7 @@ mod tests {
 
     #[test]
     fn readers_read_while_the_writer_writes() {
-        let mut writer = SegmentWriter::new(Position::new(1), 100_000);
+        let mut writer = SegmentWriter::new(Position::new(1), 100_000, None);
         let segment = Arc::clone(writer.segment());
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -315,7 +360,7 @@ mod tests {
             });
             let (all, _) = records(1, 500);
             let mut header = Vec::new();
-            format::put_header(&mut header, Position::new(1));
+            format::put_header(&mut header, Position::new(1), None);
             let begin = header.len();
             let mut seen = 0;
             while seen < all.len() {
@@ -328,9 +373,9 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "only what is readable is read")]
+    #[should_panic(expected = "out of range")]
     fn nothing_is_read_that_is_not_written() {
-        let writer = SegmentWriter::new(Position::new(1), 1000);
+        let writer = SegmentWriter::new(Position::new(1), 1000, None);
         let written = writer.size();
         let _ = writer.segment().slice(0..written + 1).len();
     }
@@ -338,7 +383,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a write stays inside")]
     fn nothing_is_written_beyond_the_end() {
-        let mut writer = SegmentWriter::new(Position::new(1), 100);
+        let mut writer = SegmentWriter::new(Position::new(1), 100, None);
         writer.append(&[0; 200], &[]);
     }
 }
@@ -351,14 +396,14 @@ mod model {
     #[test]
     fn what_is_readable_is_not_written_any_more() {
         loom::model(|| {
-            let mut writer = SegmentWriter::new(Position::new(1), 24);
+            let mut writer = SegmentWriter::new(Position::new(1), 24, None);
             let segment = Arc::clone(writer.segment());
             let thread = loom::thread::spawn(move || {
                 writer.append(&[1, 1], &[]);
                 writer.append(&[2], &[]);
             });
             let seen = segment.readable(0..).len();
-            assert!(seen >= 11, "the header was there before");
+            assert!(seen >= 16, "the header was there before");
             thread.join().expect("the writer does not panic");
         });
     }

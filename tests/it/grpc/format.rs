@@ -95,8 +95,6 @@ impl Said {
     fn event(&self, id: Uuid) -> NewEvent {
         let new_name = |text: &String| Name::new(text, usize::MAX).unwrap();
         let body = Body {
-            stream: "",
-            event_type: "",
             data: match &self.data {
                 None => Data::None,
                 Some(Recorded::Text(text)) => Data::Text(text),
@@ -106,7 +104,7 @@ impl Said {
             correlation_id: &self.correlation_id,
             causation_id: &self.causation_id,
             metadata: self.metadata.iter().map(|(key, value)| (&**key, &**value)).collect(),
-            tags: Vec::new(),
+            ..Body::default()
         };
         let tags = self.tags.iter().map(new_name).collect();
         let occurred_at = self.occurred_at.map(|(s, n)| Timestamp::new(s, n.into()).unwrap());
@@ -286,18 +284,22 @@ proptest! {
 
 #[test]
 fn a_segment_is_a_protobuf_message_with_its_header_first() {
-    for first in [1, 127, 128, u64::MAX] {
+    for (first, chain) in [(1, Some([0; 32])), (127, None), (128, Some([9; 32])), (u64::MAX, None)]
+    {
         let (reader, _) = record(&[vec![plain("A"), plain("B")], vec![plain("C")]], 17);
         let bytes = slices(&reader);
-        let mut writer = SegmentWriter::new(Position::new(first), 4096);
+        let mut writer = SegmentWriter::new(Position::new(first), 4096, chain.as_ref());
         writer.append(&bytes, &[]);
         let segment = writer.segment().readable(0..);
         let decoded = Segment::decode(segment).unwrap();
-        let header = SegmentHeader {
+        let mut header = SegmentHeader {
             magic: u32::from_le_bytes(*b"ANNL"),
             format_version: 1,
             first_position: first,
+            chain: chain.map(|chain| chain.to_vec()).unwrap_or_default().into(),
+            checksum: 0,
         };
+        header.checksum = crc32c::crc32c(&header.encode_to_vec());
         assert_eq!(decoded.header, Some(header));
         let header_only = Segment { header: decoded.header, ..Segment::default() };
         assert!(segment.starts_with(&header_only.encode_to_vec()), "it stands first");

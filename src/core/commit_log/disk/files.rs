@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
+
 /// The files of one directory.
 pub trait Files: Send + Sync {
     /// The names of all files, in no order.
@@ -15,11 +17,18 @@ pub trait Files: Send + Sync {
     /// All bytes of a file.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
+    /// The same, without reading: the bytes are read as they are looked at. Nobody may write to the file
+    /// any more.
+    fn map(&self, name: &str) -> io::Result<Bytes>;
+
     /// Opens a file for writing; makes it if `new`, and then it must not exist.
     fn open(&self, name: &str, new: bool) -> io::Result<Box<dyn File>>;
 
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Gives the file `from` the name `to`; what had it is gone. Either is so after a crash, never half.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Returns when files made and removed are as safe as the disk makes them.
     fn sync_names(&self) -> io::Result<()>;
@@ -57,6 +66,16 @@ impl Files for Directory {
         fs::read(self.0.join(name))
     }
 
+    #[allow(unsafe_code)]
+    fn map(&self, name: &str) -> io::Result<Bytes> {
+        let file = fs::File::open(self.0.join(name))?;
+        // SAFETY: the bytes do not change: the file is sealed, we never write to a sealed file but put
+        // another in its place, and the lock keeps other servers away. Whoever else writes to the
+        // directory has been told (docs/adr).
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Bytes::from_owner(map))
+    }
+
     fn open(&self, name: &str, new: bool) -> io::Result<Box<dyn File>> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(new);
@@ -65,6 +84,10 @@ impl Files for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.0.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.0.join(from), self.0.join(to))
     }
 
     fn sync_names(&self) -> io::Result<()> {

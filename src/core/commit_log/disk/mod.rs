@@ -27,7 +27,7 @@ use self::{
 };
 use super::{CommitLog, CommitLogError};
 use crate::core::{
-    log::{LogWriter, format},
+    log::{LogWriter, chain::Hash, format, segment::SegmentWriter},
     position::Position,
     sequencer::Sequencer,
 };
@@ -134,16 +134,18 @@ pub fn open(
     progress: impl Fn(usize, usize) + Sync,
 ) -> Result<(Sequencer, Recovered), OpenLogError> {
     let mut recovered = recovery::recover(&*files, segment_size, progress)?;
-    let segments = std::mem::take(&mut recovered.segments);
-    let disk = match segments.last() {
-        None => Disk::create(files, mode, segment_size, directory)?,
-        Some(active) => {
-            let place = (active.segment().first(), active.size(), active.capacity());
-            Disk::resume(files, mode, place, directory)?
-        }
+    let sealed = std::mem::take(&mut recovered.sealed);
+    let (disk, active) = if let Some(active) = recovered.active.take() {
+        let place = (active.segment().first(), active.size(), active.capacity());
+        (Disk::resume(files, mode, place, directory)?, active)
+    } else {
+        let (first, chain) = (recovered.head.next(), recovered.chain.value());
+        let disk = Disk::create(files, mode, (first, segment_size), chain, directory)?;
+        (disk, SegmentWriter::new(first, segment_size, Some(chain)))
     };
-    let log = LogWriter::restore(segments, segment_size);
-    Ok((Sequencer::new(log, Box::new(disk)), recovered))
+    let log = LogWriter::restore(sealed, active, segment_size);
+    let sequencer = Sequencer::new(log, Box::new(disk)).with_chain(recovered.chain);
+    Ok((sequencer, recovered))
 }
 
 /// Why a log cannot be opened.
@@ -159,6 +161,10 @@ pub enum OpenLogError {
 pub fn segment_name(first: Position) -> String {
     format!("{:020}.segment", first.get())
 }
+
+/// What a file's name ends with until it is whole; then it is renamed. A start removes what a crash has
+/// left of them.
+pub const UNFINISHED: &str = ".unfinished";
 
 /// The write side of the files.
 pub struct Disk {
@@ -177,17 +183,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Begins the first segment of an empty directory, of `size` bytes.
+    /// Begins the segment at `first`, of `size` bytes, where there is none.
     pub fn create(
         files: Arc<dyn Files>,
         mode: SyncMode,
-        size: usize,
+        (first, size): (Position, usize),
+        chain: &Hash,
         directory: Option<DataDirectory>,
     ) -> Result<Self, CommitLogError> {
-        let first = Position::new(1);
-        let active = make(&*files, first, size)?;
-        let offset = header(first).len() as u64;
-        Ok(Self::at(files, mode, active, offset, directory))
+        let header = header(first, Some(chain));
+        let active = make(&*files, first, size, &header)?;
+        Ok(Self::at(files, mode, active, header.len() as u64, directory))
     }
 
     /// Goes on in the segment that begins at `first`, behind the `end` bytes that recovery has found
@@ -244,17 +250,22 @@ impl Disk {
     }
 }
 
-fn header(first: Position) -> Vec<u8> {
+fn header(first: Position, chain: Option<&Hash>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-    format::put_header(&mut bytes, first);
+    format::put_header(&mut bytes, first, chain);
     bytes
 }
 
-fn make(files: &dyn Files, first: Position, size: usize) -> Result<Box<dyn File>, CommitLogError> {
+fn make(
+    files: &dyn Files,
+    first: Position,
+    size: usize,
+    header: &[u8],
+) -> Result<Box<dyn File>, CommitLogError> {
     let make = || {
         let mut file = files.open(&segment_name(first), true)?;
         file.resize(size as u64)?;
-        file.write_at(&header(first), 0)?;
+        file.write_at(header, 0)?;
         file.sync()?;
         files.sync_names()?;
         Ok::<_, io::Error>(file)
@@ -263,13 +274,19 @@ fn make(files: &dyn Files, first: Position, size: usize) -> Result<Box<dyn File>
 }
 
 impl CommitLog for Disk {
-    fn begin(&mut self, first: Position, size: usize) -> Result<(), CommitLogError> {
+    fn begin(
+        &mut self,
+        first: Position,
+        size: usize,
+        chain: Option<&Hash>,
+    ) -> Result<(), CommitLogError> {
         self.write_pending()?;
         self.active.resize(self.offset).map_err(CommitLogError::new)?;
         self.unsynced = true;
         self.sync_file()?;
-        self.active = make(&*self.files, first, size)?;
-        self.offset = header(first).len() as u64;
+        let header = header(first, chain);
+        self.active = make(&*self.files, first, size, &header)?;
+        self.offset = header.len() as u64;
         Ok(())
     }
 

@@ -7,16 +7,19 @@
 use std::{
     io,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use super::{files::Files, segment_name};
+use bytes::Bytes;
+
+use super::{UNFINISHED, files::Files, segment_name};
 use crate::core::{
     log::{
-        format::{self, CheckedCommit, FormatError},
-        segment::SegmentWriter,
+        chain::Chain,
+        format::{self, FormatError, Header},
+        segment::{Segment, SegmentWriter},
     },
     position::Position,
 };
@@ -41,10 +44,10 @@ pub enum Fault {
     Header,
     #[error("it is of format {0}, and this annals knows format 1: a newer one has written it")]
     Newer(u32),
+    #[error("it is larger than a segment can be")]
+    Size,
     #[error("{0}")]
     Format(#[from] FormatError),
-    #[error("an event does not have the position that follows")]
-    Position,
 }
 
 /// What was cut off the newest segment.
@@ -56,59 +59,69 @@ pub struct Cut {
 }
 
 /// The log as it was found.
-#[derive(Default)]
 pub struct Recovered {
-    /// In the order of the log, filled; the last one is the active one.
-    pub segments: Vec<SegmentWriter>,
+    /// In the order of the log.
+    pub sealed: Vec<Arc<Segment>>,
+    /// The newest segment, to go on in; `None` where there is no file.
+    pub active: Option<SegmentWriter>,
     /// The last position.
     pub head: Position,
+    /// The hash chain up to the head.
+    pub chain: Chain,
     pub cut: Option<Cut>,
 }
 
 /// How a segment's bytes were found.
 struct Checked {
-    writer: SegmentWriter,
+    segment: Found,
     last: Position,
-    /// Where it stops being good, and why, if that is not its end.
+    /// Where it stops being good, and why, if that is not its end, and whether anything good follows.
     fault: Option<(usize, Fault, bool)>,
 }
 
+enum Found {
+    Sealed(Arc<Segment>),
+    Newest(SegmentWriter, Chain),
+}
+
 /// Reads and checks all segments of `files`, on all processors; `progress` is told the number of
-/// segments that are done and of all. Segments have room for `segment_size` bytes. Nothing is changed on
-/// the disk but a newest file that was never finished.
+/// segments that are done and of all. The newest segment has room for `segment_size` bytes. Nothing is
+/// changed on the disk but files that were never finished, and those only if all else is good.
 pub fn recover(
     files: &dyn Files,
     segment_size: usize,
     progress: impl Fn(usize, usize) + Sync,
 ) -> Result<Recovered, RecoveryError> {
-    let failed = |file: &str| {
-        let file = file.to_owned();
-        move |source| RecoveryError::Io { file, source }
-    };
     let mut names = files.list().map_err(failed("the segments"))?;
     names.sort();
+    let (unfinished, names): (Vec<String>, Vec<String>) =
+        names.into_iter().partition(|name| name.ends_with(UNFINISHED));
     let mut firsts = Vec::with_capacity(names.len());
     for name in &names {
-        let first = name.strip_suffix(".segment").and_then(|digits| digits.parse().ok());
-        let first = first.map(Position::new).filter(|first| segment_name(*first) == *name);
-        firsts.push(first.ok_or_else(|| RecoveryError::Stranger(name.clone()))?);
+        firsts.push(first_position(name).ok_or_else(|| RecoveryError::Stranger(name.clone()))?);
     }
 
-    let next = AtomicUsize::new(0);
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let results: Vec<Mutex<Option<Result<Checked, RecoveryError>>>> =
         names.iter().map(|_| Mutex::new(None)).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
+        let mut records = Vec::new();
         loop {
             // Relaxed: it only gives out numbers.
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(name) = names.get(index) else { return };
-            let checked = files
-                .read(name)
-                .map_err(failed(name))
-                .map(|bytes| check(&bytes, firsts[index], segment_size));
+            let first = firsts[index];
+            let checked = if index + 1 == names.len() {
+                let bytes = files.read(name).map_err(failed(name));
+                bytes.map(|bytes| check_newest(&bytes, first, segment_size, &mut records))
+            } else {
+                let bytes = files.map(name).map_err(failed(name));
+                bytes.map(|bytes| check_sealed(&bytes, first, &mut records))
+            };
             *results[index].lock().expect("no holder panics") = Some(checked);
-            progress(index + 1, names.len());
+            // Relaxed: a number to look at.
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, names.len());
         }
     };
     std::thread::scope(|scope| {
@@ -119,12 +132,18 @@ pub fn recover(
         }
     });
 
-    let mut recovered = Recovered::default();
-    let count = names.len();
+    let mut recovered = Recovered {
+        sealed: Vec::with_capacity(names.len()),
+        active: None,
+        head: Position::ZERO,
+        chain: Chain::GENESIS,
+        cut: None,
+    };
+    let mut never_begun = None;
     for (index, result) in results.into_iter().enumerate() {
         let result = result.into_inner().expect("no holder panics");
-        let Checked { writer, last, fault } = result.expect("every segment was read")?;
-        let (name, newest) = (&names[index], index + 1 == count);
+        let Checked { segment, last, fault } = result.expect("every segment was read")?;
+        let name = &names[index];
         if firsts[index] != recovered.head.next() {
             return Err(RecoveryError::Missing {
                 file: segment_name(recovered.head.next()),
@@ -132,48 +151,123 @@ pub fn recover(
                 after: name.clone(),
             });
         }
+        let newest = matches!(segment, Found::Newest(..));
         if let Some((offset, reason, valid_follows)) = fault {
             let file = name.clone();
             if !newest || valid_follows || matches!(reason, Fault::Newer(_)) {
                 return Err(RecoveryError::Corrupt { file, offset, reason });
             }
+            recovered.cut = Some(Cut { file, offset, reason });
             if reason == Fault::Header {
                 // It was being made when the end came; no commit ever went into it.
-                files.remove(name).map_err(failed(name))?;
-                files.sync_names().map_err(failed(name))?;
-                recovered.cut = Some(Cut { file, offset, reason });
+                never_begun = Some(name);
                 break;
             }
-            recovered.cut = Some(Cut { file, offset, reason });
         }
         recovered.head = last;
-        recovered.segments.push(writer);
+        match segment {
+            Found::Sealed(segment) => recovered.sealed.push(segment),
+            Found::Newest(writer, chain) => {
+                recovered.chain = chain;
+                recovered.active = Some(writer);
+            }
+        }
+    }
+    if let (None, Some(last)) = (&recovered.active, recovered.sealed.last()) {
+        recovered.chain = chain_of(last);
+    }
+    for name in unfinished.iter().chain(never_begun) {
+        files.remove(name).and_then(|()| files.sync_names()).map_err(failed(name))?;
     }
     Ok(recovered)
 }
 
-fn check(bytes: &[u8], first: Position, segment_size: usize) -> Checked {
-    let mut writer = SegmentWriter::new(first, segment_size.max(bytes.len()));
-    let mut last = first.previous();
-    let header = writer.size();
-    let fault = match format::read_header(bytes) {
-        Some((version, _)) if version > format::FORMAT_VERSION => Some((0, Fault::Newer(version))),
-        Some((_, found)) if found == first && bytes.starts_with(writer.segment().readable(0..)) => {
-            commits(bytes, header, &mut writer, &mut last)
-        }
-        _ => Some((0, Fault::Header)),
-    };
-    let fault = fault.map(|(offset, fault)| (offset, fault, valid_follows(bytes, offset)));
-    Checked { writer, last, fault }
+fn failed(file: &str) -> impl FnOnce(io::Error) -> RecoveryError {
+    let file = file.to_owned();
+    move |source| RecoveryError::Io { file, source }
 }
 
-/// Puts the commits of `bytes`, from `offset`, into the segment, until they end or one is not good.
+/// The first position of the segment that has this name; `None` if no segment has.
+pub fn first_position(name: &str) -> Option<Position> {
+    let first = Position::new(name.strip_suffix(".segment")?.parse().ok()?);
+    (segment_name(first) == name).then_some(first)
+}
+
+fn check_header(bytes: &[u8], first: Position) -> Result<Header, Fault> {
+    match format::read_header(bytes) {
+        Some(Header { format_version, .. }) if format_version > format::FORMAT_VERSION => {
+            Err(Fault::Newer(format_version))
+        }
+        Some(header) if header.first == first => {
+            // Nothing else is in it than what we write.
+            let mut expected = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
+            format::put_header(&mut expected, first, header.chain.as_ref());
+            let good = header.chain.is_some() && bytes.starts_with(&expected);
+            if good { Ok(header) } else { Err(Fault::Header) }
+        }
+        _ => Err(Fault::Header),
+    }
+}
+
+fn check_sealed(bytes: &Bytes, first: Position, records: &mut Vec<u32>) -> Checked {
+    let mut offsets = Vec::new();
+    let mut end = 0;
+    let fault = match check_header(bytes, first) {
+        Ok(header) => {
+            end = header.size;
+            commits(bytes, header.size, first, records, |offset, size, records| {
+                let base = u32::try_from(offset).expect("checked to fit");
+                offsets.extend(records.iter().map(|record| base + record));
+                end = offset + size;
+            })
+        }
+        Err(fault) => Some((0, fault)),
+    };
+    let last = first.previous().plus(offsets.len() as u64);
+    let fault = fault.map(|(offset, fault)| (offset, fault, true));
+    let segment = Segment::fixed(first, bytes.slice(..end), offsets.into_boxed_slice());
+    Checked { segment: Found::Sealed(Arc::new(segment)), last, fault }
+}
+
+fn check_newest(
+    bytes: &[u8],
+    first: Position,
+    segment_size: usize,
+    records: &mut Vec<u32>,
+) -> Checked {
+    let room = segment_size.max(bytes.len());
+    let mut last = first.previous();
+    let header = match check_header(bytes, first) {
+        Ok(header) => header,
+        Err(fault) => {
+            let writer = SegmentWriter::new(first, room, None);
+            let fault = Some((0, fault, valid_follows(bytes, 0)));
+            return Checked { segment: Found::Newest(writer, Chain::GENESIS), last, fault };
+        }
+    };
+    let mut writer = SegmentWriter::new(first, room, header.chain.as_ref());
+    let mut chain = Chain::from_header(header.chain.expect("it was checked"));
+    let fault = commits(bytes, header.size, first, records, |offset, size, records| {
+        writer.append(&bytes[offset..offset + size], records);
+        chain.extend(&bytes[offset..], records);
+        last = last.plus(records.len() as u64);
+    });
+    let fault = fault.map(|(offset, fault)| (offset, fault, valid_follows(bytes, offset)));
+    Checked { segment: Found::Newest(writer, chain), last, fault }
+}
+
+/// Tells `each` of the commits of `bytes`, from `offset` and the position `first` on, their offset, size
+/// and records, until they end or one is not good.
 fn commits(
     bytes: &[u8],
     mut offset: usize,
-    writer: &mut SegmentWriter,
-    last: &mut Position,
+    mut first: Position,
+    records: &mut Vec<u32>,
+    mut each: impl FnMut(usize, usize, &[u32]),
 ) -> Option<(usize, Fault)> {
+    if bytes.len() > u32::MAX as usize {
+        return Some((u32::MAX as usize, Fault::Size));
+    }
     loop {
         let rest = &bytes[offset..];
         // Zeros are room that was not used yet.
@@ -181,23 +275,35 @@ fn commits(
             let used = rest.iter().position(|byte| *byte != 0);
             return used.map(|at| (offset + at, Fault::Format(FormatError::Tag)));
         }
-        let commit = match format::check_commit(rest) {
-            Ok(commit) => commit,
+        match format::check_commit(rest, first, records) {
+            Ok(size) => {
+                each(offset, size, records);
+                first = first.plus(records.len() as u64);
+                offset += size;
+            }
             Err(error) => return Some((offset, error.into())),
-        };
-        let CheckedCommit { size, records, first } = commit;
-        if first != last.next() {
-            return Some((offset, Fault::Position));
         }
-        writer.append(&rest[..size], &records);
-        *last = last.plus(records.len() as u64);
-        offset += size;
     }
+}
+
+/// The chain behind a sealed segment that was checked.
+fn chain_of(segment: &Segment) -> Chain {
+    let bytes = segment.readable(0..);
+    let header = format::read_header(bytes).expect("it was checked");
+    let mut chain = Chain::from_header(header.chain.expect("it was checked"));
+    let each = |offset: usize, _: usize, records: &[u32]| chain.extend(&bytes[offset..], records);
+    commits(bytes, header.size, header.first, &mut Vec::new(), each);
+    chain
 }
 
 /// Whether a whole commit begins anywhere behind `offset`.
 fn valid_follows(bytes: &[u8], offset: usize) -> bool {
+    let mut records = Vec::new();
     (offset + 1..bytes.len())
-        .filter(|at| bytes[*at] == format::EVENT_TAG)
-        .any(|at| format::check_commit(&bytes[at..]).is_ok())
+        .filter(|at| matches!(bytes[*at], format::EVENT_TAG | format::REMOVED_TAG))
+        .any(|at| {
+            let rest = &bytes[at..];
+            format::read_position(rest)
+                .is_some_and(|first| format::check_commit(rest, first, &mut records).is_ok())
+        })
 }
