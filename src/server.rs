@@ -77,7 +77,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (store, leader) = storage::open(&config, &clock).await?;
+    let storage = storage::open(&config, &clock).await?;
+    let store = Arc::clone(&storage.store);
     let (mut health, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
@@ -124,10 +125,8 @@ pub async fn run(
             Ok(())
         }
     };
-    if let Some(leader) = leader {
-        // It decides what still waits and makes it safe.
-        tokio::task::spawn_blocking(move || leader.stop()).await.ok();
-    }
+    // What still waits is decided and made safe.
+    tokio::task::spawn_blocking(move || storage.stop()).await.ok();
     tracing::info!(head = %store.history().log.watermark().get(), "stopped");
     Ok(served?)
 }

@@ -21,3 +21,4 @@ pub mod position;
 pub mod sequencer;
 pub mod store;
 pub mod sync;
+pub mod upkeep;

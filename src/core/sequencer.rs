@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Write, Written},
     clock::Timestamp,
-    commit_log::{CommitLog, CommitLogError},
+    commit_log::{CommitLog, CommitLogError, disk::snapshot::Indexes},
     event::NewEvent,
     filter::plan,
     history::History,
@@ -364,6 +364,25 @@ impl Sequencer {
         self.ids.insert(place, position);
         self.history.streams.push(stream, position, &mut self.permit);
         self.head = position;
+    }
+
+    /// Takes indexes that were made before. For a log that was read back, before [`Sequencer::restore`],
+    /// and before anyone has the history.
+    pub fn take_indexes(&mut self, indexes: Indexes) {
+        let Indexes { head, streams, categories, types, tags, ids, .. } = indexes;
+        let log = Arc::clone(self.log.log());
+        let index = Arc::clone(ids.index());
+        self.history = Arc::new(History { log, streams, categories, types, tags, ids: index });
+        self.ids = ids;
+        self.head = head;
+        let last = self.log.reader(head);
+        let last = last.event_or_trace(head).expect("they are of this log");
+        self.recorded_at_micros = last.stamp.recorded_at.micros();
+    }
+
+    /// A view of the log up to `head`, published or not. For a log that was read back.
+    pub fn reader(&self, head: Position) -> Reader {
+        self.log.reader(head)
     }
 
     /// Indexes what is in the log already, up to `head`, and publishes it. For a log that was read back.

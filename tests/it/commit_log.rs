@@ -28,7 +28,7 @@ const SEGMENT_SIZE: usize = 2000;
 
 /// What a call to the disk does instead of what it should.
 #[derive(Debug, Clone, Copy)]
-enum Failure {
+pub enum Failure {
     /// Nothing, and an error.
     Refuse,
     /// A part of a write, and an error; a sync that forgets what it should have kept, and an error.
@@ -57,7 +57,7 @@ impl Change {
 }
 
 #[derive(Clone, Default)]
-struct OneFile {
+pub struct OneFile {
     /// What a crash leaves for certain.
     safe: Vec<u8>,
     /// What came since, in order.
@@ -74,8 +74,10 @@ impl OneFile {
 }
 
 #[derive(Default)]
-struct State {
+pub struct State {
     files: BTreeMap<String, OneFile>,
+    /// From, to, and what had the name, until the names are synced.
+    renames: Vec<(String, String, Option<OneFile>)>,
     /// Fails when it comes to 0.
     calls_left: Option<(u32, Failure)>,
 }
@@ -95,17 +97,44 @@ impl State {
 
 /// A disk in memory that tells what a crash would leave of it.
 #[derive(Clone, Default)]
-struct FaultyDisk(Arc<Mutex<State>>);
+pub struct FaultyDisk(Arc<Mutex<State>>);
 
 impl FaultyDisk {
+    /// The call after so many others fails.
+    pub fn fail(&self, failure: Option<(u32, Failure)>) {
+        self.0.lock().unwrap().calls_left = failure;
+    }
+
+    /// Changes one bit of all that the files have. In which file.
+    pub fn flip(&self, byte: Index, bit: u8) -> String {
+        let mut state = self.0.lock().unwrap();
+        let size = state.files.values().map(|file| file.safe.len()).sum();
+        let mut at = byte.index(size);
+        for (name, file) in &mut state.files {
+            if let Some(byte) = file.safe.get_mut(at) {
+                *byte ^= 1 << bit;
+                return name.clone();
+            }
+            at -= file.safe.len();
+        }
+        unreachable!("the byte is in one of them")
+    }
+
     fn failed() -> io::Error {
         io::Error::new(io::ErrorKind::StorageFull, "no space left on device")
     }
 
     /// The power goes: of what was not synced any part is there, torn anywhere.
-    fn crash(&self, mut choose: impl FnMut(usize) -> usize) {
+    pub fn crash(&self, mut choose: impl FnMut(usize) -> usize) {
         let mut state = self.0.lock().unwrap();
         state.calls_left = None;
+        for (from, to, replaced) in std::mem::take(&mut state.renames).into_iter().rev() {
+            if choose(2) == 0 {
+                let file = state.files.remove(&to).unwrap();
+                state.files.insert(from, file);
+                replaced.map(|file| state.files.insert(to, file));
+            }
+        }
         state.files.retain(|_, file| file.name_is_safe || choose(2) == 0);
         for file in state.files.values_mut() {
             for change in std::mem::take(&mut file.unsafe_changes) {
@@ -147,7 +176,7 @@ impl Files for FaultyDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.lock().unwrap().files.remove(name);
+        self.0.lock().unwrap().files.remove(name).unwrap();
         Ok(())
     }
 
@@ -157,7 +186,8 @@ impl Files for FaultyDisk {
             return Err(Self::failed());
         }
         let file = state.files.remove(from).unwrap();
-        state.files.insert(to.to_owned(), file);
+        let replaced = state.files.insert(to.to_owned(), file);
+        state.renames.push((from.to_owned(), to.to_owned(), replaced));
         Ok(())
     }
 
@@ -167,6 +197,7 @@ impl Files for FaultyDisk {
             return Err(Self::failed());
         }
         state.files.values_mut().for_each(|file| file.name_is_safe = true);
+        state.renames.clear();
         Ok(())
     }
 }

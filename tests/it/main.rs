@@ -5,5 +5,6 @@ mod cli;
 mod commit_log;
 mod crash;
 mod grpc;
+mod indexes;
 mod store_model;
 mod support;

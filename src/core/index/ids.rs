@@ -11,11 +11,9 @@
 //! client's choice, and chosen ones must not make a chain. (Nothing is ever iterated in its order, so
 //! the sequencer stays deterministic.)
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::sync::Arc;
 
+use siphasher::sip::SipHasher13;
 use uuid::Uuid;
 
 use crate::core::{
@@ -23,7 +21,8 @@ use crate::core::{
     sync::{AtomicU64, Ordering, Snapshot},
 };
 
-const SHARDS: usize = 1024;
+/// How many shards an index has.
+pub const SHARDS: usize = 1024;
 const SHARD_CAPACITY_MIN: usize = 16;
 const FINGERPRINT_BITS: u32 = 24;
 const POSITION_BITS: u32 = 40;
@@ -36,8 +35,11 @@ type Entries = Box<[AtomicU64]>;
 pub struct IdIndex {
     /// Written by the [`IdWriter`]: an empty entry once, no other.
     shards: Box<[Snapshot<Entries>]>,
-    hasher: RandomState,
+    keys: Keys,
 }
+
+/// What the hash is keyed with: random, and a secret of the store.
+pub type Keys = (u64, u64);
 
 /// The sequencer's side. It has its own hold on every shard, and there is one in a store.
 pub struct IdWriter {
@@ -53,6 +55,10 @@ pub struct IdWriter {
 pub struct Place {
     shard: usize,
     fingerprint: u64,
+}
+
+fn position_of(entry: u64) -> Position {
+    Position::new(entry & POSITION_MAX.get())
 }
 
 fn empty(capacity: usize) -> Entries {
@@ -79,7 +85,7 @@ fn search(
         if entry == 0 {
             return None;
         }
-        let position = Position::new(entry & POSITION_MAX.get());
+        let position = position_of(entry);
         if entry >> POSITION_BITS == fingerprint && is_it(position) {
             return Some(position);
         }
@@ -90,7 +96,7 @@ fn search(
 impl IdIndex {
     /// Where `id` belongs.
     pub fn place(&self, id: &Uuid) -> Place {
-        let hash = self.hasher.hash_one(id.as_u128());
+        let hash = SipHasher13::new_with_keys(self.keys.0, self.keys.1).hash(id.as_bytes());
         let shard = usize::try_from(hash & (SHARDS as u64 - 1)).expect("ten bits");
         Place { shard, fingerprint: hash >> (64 - FINGERPRINT_BITS) }
     }
@@ -99,6 +105,20 @@ impl IdIndex {
     /// others, and may be asked for positions above the watermark.
     pub fn find(&self, id: &Uuid, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
         self.find_at(self.place(id), is_it)
+    }
+
+    /// What the hash is keyed with.
+    pub fn keys(&self) -> Keys {
+        self.keys
+    }
+
+    /// The entries of one shard whose positions are at most `head`, in an order in which they can be
+    /// restored. There are [`SHARDS`].
+    pub fn entries(&self, shard: usize, head: Position) -> Vec<u64> {
+        let entries = self.shards[shard].load();
+        // Relaxed: what `head`, a watermark that was taken before, covers was stored before it.
+        let entries = entries.iter().map(|entry| entry.load(Ordering::Relaxed));
+        entries.filter(|entry| *entry != 0 && position_of(*entry) <= head).collect()
     }
 
     fn find_at(&self, place: Place, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
@@ -118,14 +138,38 @@ impl IdWriter {
     }
 
     fn with_shards(count: usize) -> Self {
-        let shards: Box<[Arc<Entries>]> =
-            (0..count).map(|_| Arc::new(empty(SHARD_CAPACITY_MIN))).collect();
+        // Version 4 UUIDs are random but for six bits of each half.
+        let random = || Uuid::new_v4().as_u64_pair();
+        let ((a, b), (c, d)) = (random(), random());
+        let keys = (a ^ b.rotate_left(32), c ^ d.rotate_left(32));
+        Self::restore(keys, vec![Vec::new(); count], Position::ZERO).expect("there is none")
+    }
+
+    /// The writer of an index whose shards have these entries, as [`IdIndex::entries`] gave them up to
+    /// `head`; `None` if they cannot be.
+    pub fn restore(keys: Keys, shards: Vec<Vec<u64>>, head: Position) -> Option<Self> {
+        let possible =
+            |entry: &u64| Position::ZERO < position_of(*entry) && position_of(*entry) <= head;
+        if !shards.iter().flatten().all(possible) {
+            return None;
+        }
+        let counts =
+            shards.iter().map(|entries| u32::try_from(entries.len()).expect("a shard's are few"));
+        let counts = counts.collect();
+        let restored = shards.into_iter().map(|old| {
+            let entries = empty(SHARD_CAPACITY_MIN.max(old.len() + old.len().div_ceil(4)));
+            for entry in old {
+                put(&entries, entry);
+            }
+            Arc::new(entries)
+        });
+        let shards: Box<[Arc<Entries>]> = restored.collect();
         let index = Arc::new(IdIndex {
             shards: shards.iter().map(|entries| Snapshot::new(Arc::clone(entries))).collect(),
-            hasher: RandomState::new(),
+            keys,
         });
         let allocated = index.allocated();
-        Self { index, shards, counts: vec![0; count].into_boxed_slice(), allocated }
+        Some(Self { index, shards, counts, allocated })
     }
 
     /// The look-up that anyone may use.
@@ -214,10 +258,20 @@ mod tests {
             writer.insert(index.place(id), Position::new(at as u64 + 1));
             assert_eq!(find(id), Some(Position::new(at as u64 + 1)));
         }
+        let half = Position::new(ids.len() as u64 / 2);
+        let shards = (0..SHARDS).map(|shard| index.entries(shard, half)).collect();
+        let mut restored = IdWriter::restore(index.keys(), shards, half).expect("they are its own");
         for (at, id) in ids.iter().enumerate() {
-            let position = Some(Position::new(at as u64 + 1));
-            assert_eq!(find(id), position);
-            assert_eq!(writer.find(index.place(id), |at| ids[place(at)] == *id), position);
+            let position = Position::new(at as u64 + 1);
+            let at_place =
+                |writer: &IdWriter| writer.find(index.place(id), |at| ids[place(at)] == *id);
+            assert_eq!(find(id), Some(position));
+            assert_eq!(at_place(&writer), Some(position));
+            assert_eq!(at_place(&restored), Some(position).filter(|_| position <= half));
+            if position > half {
+                restored.insert(index.place(id), position);
+                assert_eq!(at_place(&restored), Some(position));
+            }
         }
     }
 

@@ -54,12 +54,16 @@ impl IndexMap {
             return;
         }
         let name = Name::new(name, usize::MAX).expect("part of a name is a name");
-        let list = PositionList::new(position);
+        self.insert(name, PositionList::new(position));
+    }
+
+    /// Notes a name that is not there with all its positions.
+    pub fn insert(&self, name: Name, list: PositionList) {
         // A name in its allocation, an entry of the map at its usual load, the list's allocation, and a
         // node of the skip list with the mean height of its tower.
         let listed = if self.names.is_some() { 56 } else { 0 };
         self.grow(name.as_str().len() + 16 + 64 + 16 + listed + list.allocated());
-        lists.insert(name.clone(), Arc::new(list));
+        self.lists.pin().insert(name.clone(), Arc::new(list));
         if let Some(names) = &self.names {
             names.insert(name);
         }
@@ -100,6 +104,14 @@ impl IndexMap {
                 let positions = self.get(name.as_str())?;
                 (positions.first() <= head).then_some(Entry { name, positions })
             })
+    }
+
+    /// All names of now: in their order where the map is listed.
+    pub fn names(&self) -> Vec<Name> {
+        match &self.names {
+            Some(names) => names.iter().map(|name| name.value().clone()).collect(),
+            None => self.lists.pin().keys().cloned().collect(),
+        }
     }
 
     /// How many names there are. May count one that is not visible yet.

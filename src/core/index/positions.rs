@@ -79,6 +79,35 @@ impl PositionList {
         Self(Snapshot::new(Arc::new(vec![Arc::new(Block::new(first.get(), 0, BLOCK_MIN))])))
     }
 
+    /// A list of these positions, which rise; `None` if they do not or there are none.
+    pub fn restore(positions: &[u64]) -> Option<Self> {
+        let rising = positions.is_sorted_by(|a, b| a < b);
+        let mut blocks: Vec<Arc<Block>> = Vec::new();
+        let mut rest = positions;
+        while let (true, [first, ..]) = (rising, rest) {
+            let near = rest.partition_point(|position| u32::try_from(position - first).is_ok());
+            let len = near.min(BLOCK_MAX);
+            let before = positions.len() - rest.len();
+            // A short list is as large as its growth would have made it.
+            let room = if before == 0 && len < BLOCK_COPIED_MAX {
+                len.next_power_of_two().max(BLOCK_MIN)
+            } else {
+                len.max(BLOCK_COPIED_MAX)
+            };
+            let block = Block::new(*first, before as u64, room);
+            for (entry, position) in block.offsets.iter().zip(&rest[..len]) {
+                let offset = u32::try_from(position - first).expect("they are near");
+                // Relaxed: nobody sees the block yet.
+                entry.store(offset, Ordering::Relaxed);
+            }
+            // Relaxed: as above.
+            block.len.store(u32::try_from(len).expect("at most a block's"), Ordering::Relaxed);
+            blocks.push(Arc::new(block));
+            rest = &rest[len..];
+        }
+        (!blocks.is_empty()).then(|| Self(Snapshot::new(Arc::new(blocks))))
+    }
+
     /// Adds `position`, which is above all that are in the list. How many bytes the list has grown by.
     pub fn push(&self, position: Position, writer: &mut SoleWriter) -> usize {
         let position = position.get();
@@ -138,6 +167,14 @@ impl Positions {
         // All but the newest few are below the head: look from the end, then bisect.
         let Some(block) = self.block(head) else { return 0 };
         block.before + Self::rank(block, head.get()) as u64
+    }
+
+    /// Those that are at most `head`, in their order.
+    pub fn up_to(&self, head: Position) -> impl Iterator<Item = u64> {
+        self.blocks
+            .iter()
+            .flat_map(|block| (0..block.len()).map(|index| block.get(index)))
+            .take_while(move |position| *position <= head.get())
     }
 
     /// The `index`-th one, from 0.
@@ -213,9 +250,22 @@ mod tests {
                     }
                 }
             }
-            let view = list.expect("at least one").view();
+            let list = list.expect("at least one");
+            let restored = PositionList::restore(&model).expect("they rise");
+            // Restored or not, it grows on.
+            model.push(model[model.len() - 1] + 3);
+            for list in [&list, &restored] {
+                let before = list.allocated();
+                let grown = list.push(Position::new(model[model.len() - 1]), &mut writer);
+                prop_assert_eq!(list.allocated(), before + grown);
+                prop_assert!(list.view().up_to(Position::MAX).eq(model.iter().copied()));
+                let half = Position::new(model[model.len() / 2]);
+                prop_assert_eq!(list.view().up_to(half).count(), model.len() / 2 + 1);
+            }
+            let (view, restored) = (list.view(), restored.view());
             for (index, position) in model.iter().enumerate() {
                 prop_assert_eq!(view.get(index as u64), Some(Position::new(*position)));
+                prop_assert_eq!(restored.get(index as u64), Some(Position::new(*position)));
             }
             prop_assert_eq!(view.get(model.len() as u64), None);
             for probe in probes {
@@ -224,6 +274,7 @@ mod tests {
                     let count = model.partition_point(|position| *position <= at) as u64;
                     let at = Position::new(at);
                     prop_assert_eq!(view.count(at), count);
+                    prop_assert_eq!(restored.count(at), count);
                     let after = model.iter().find(|position| **position >= at.get());
                     prop_assert_eq!(view.at_or_after(at).map(Position::get), after.copied());
                     let before = model.iter().rev().find(|position| **position <= at.get());

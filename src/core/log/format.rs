@@ -64,6 +64,13 @@ pub fn varint_size(value: u64) -> usize {
     ((64 - (value | 1).leading_zeros()) as usize).div_ceil(7)
 }
 
+/// Takes the varint off the start of `bytes`.
+pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, FormatError> {
+    let (value, size) = read_varint(bytes)?;
+    *bytes = &bytes[size..];
+    Ok(value)
+}
+
 /// The varint at the start of `bytes`, and how many bytes it takes.
 fn read_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
     let mut value = 0u64;
@@ -313,8 +320,7 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Form
     if bytes.is_empty() {
         return Ok(None);
     }
-    let (key, size) = read_varint(bytes)?;
-    *bytes = &bytes[size..];
+    let key = take_varint(bytes)?;
     let fixed = |bytes: &mut &'a [u8], size: usize| {
         let (head, rest) = bytes.split_at_checked(size).ok_or(FormatError::Truncated)?;
         *bytes = rest;
@@ -322,16 +328,11 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Form
     };
     let wire_type = u8::try_from(key & 7).expect("three bits");
     let value = match wire_type {
-        VARINT => {
-            let (value, size) = read_varint(bytes)?;
-            *bytes = &bytes[size..];
-            Value::Number(value)
-        }
+        VARINT => Value::Number(take_varint(bytes)?),
         FIXED64 => Value::Fixed(fixed(bytes, 8)?),
         FIXED32 => Value::Fixed(fixed(bytes, 4)?),
         LENGTH => {
-            let (length, size) = read_varint(bytes)?;
-            *bytes = &bytes[size..];
+            let length = take_varint(bytes)?;
             let length = usize::try_from(length).map_err(|_| FormatError::Truncated)?;
             Value::Bytes(fixed(bytes, length)?)
         }

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use self::{
     chain::Hash,
     format::EventView,
-    segment::{SEGMENT_SIZE_BYTES, Segment, SegmentWriter},
+    segment::{Home, SEGMENT_SIZE_BYTES, Segment, SegmentWriter},
     watermark::{Watermark, WatermarkWriter},
 };
 use super::{
@@ -193,7 +193,10 @@ impl Log {
 }
 
 fn bytes_in_memory(segment: &Segment) -> usize {
-    if segment.is_in_memory() { segment.readable(0..).len() } else { 0 }
+    match segment.home() {
+        Home::Memory => segment.readable(0..).len(),
+        Home::File => 0,
+    }
 }
 
 /// The log as of one moment.

@@ -119,6 +119,15 @@ pub struct Segment {
     content: Content,
 }
 
+/// Where the bytes of a sealed segment are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// In memory of ours.
+    Memory,
+    /// In a file, which the memory shows.
+    File,
+}
+
 enum Content {
     /// In memory, growing or full.
     Written {
@@ -128,8 +137,8 @@ enum Content {
         /// Where the n-th event's record begins. Written by the [`SegmentWriter`] only.
         offsets: Box<[OnceLock<Box<[AtomicU32]>>]>,
     },
-    /// Sealed, and bytes that someone else keeps: a file, as the memory shows it.
-    Fixed { bytes: Bytes, offsets: Box<[u32]> },
+    /// Sealed: bytes that nobody writes any more.
+    Fixed { bytes: Bytes, offsets: Box<[u32]>, home: Home },
 }
 
 /// The one hand that writes to a segment.
@@ -144,8 +153,8 @@ pub struct SegmentWriter {
 impl Segment {
     /// A sealed segment of `bytes`, header and all, in which the records of the events from `first` on
     /// begin at `offsets`.
-    pub fn fixed(first: Position, bytes: Bytes, offsets: Box<[u32]>) -> Self {
-        Self { first, content: Content::Fixed { bytes, offsets } }
+    pub fn fixed(first: Position, bytes: Bytes, offsets: Box<[u32]>, home: Home) -> Self {
+        Self { first, content: Content::Fixed { bytes, offsets, home } }
     }
 
     /// The position of its first event.
@@ -208,13 +217,19 @@ impl Segment {
                 let chunks = offsets.iter().filter(|chunk| chunk.get().is_some()).count();
                 (buffer.size(), chunks * OFFSETS_IN_CHUNK * size_of::<AtomicU32>())
             }
-            Content::Fixed { offsets, .. } => (0, size_of_val(&**offsets)),
+            Content::Fixed { bytes, offsets, home } => {
+                let bytes = if *home == Home::Memory { bytes.len() } else { 0 };
+                (bytes, size_of_val(&**offsets))
+            }
         }
     }
 
-    /// Whether its bytes are in memory of ours.
-    pub fn is_in_memory(&self) -> bool {
-        matches!(self.content, Content::Written { .. })
+    /// Where its bytes are.
+    pub fn home(&self) -> Home {
+        match &self.content {
+            Content::Written { .. } => Home::Memory,
+            Content::Fixed { home, .. } => *home,
+        }
     }
 
     fn index(&self, position: Position) -> usize {

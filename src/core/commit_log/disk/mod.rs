@@ -6,6 +6,7 @@
 //! DIR/segments/
 //!   00000000000000000001.segment    sealed: cut to its length
 //!   00000000000000081923.segment    active: its room is taken, zeros behind the last commit
+//! DIR/index/              snapshots of the indexes: they save time and can go
 //! ```
 //!
 //! One write and one fdatasync for a batch of commits. A segment is safe before the next one begins, so
@@ -13,6 +14,7 @@
 
 pub mod files;
 pub mod recovery;
+pub mod snapshot;
 
 use std::{
     fs, io,
@@ -37,6 +39,7 @@ const MARK: &str = "annals data, format 1\n";
 const MARK_FILE: &str = "annals";
 const LOCK_FILE: &str = "lock";
 const SEGMENTS: &str = "segments";
+const INDEX: &str = "index";
 
 /// When a commit is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,7 @@ pub enum OpenError {
 /// A data directory, ours alone for as long as this lives.
 pub struct DataDirectory {
     files: Arc<dyn Files>,
+    index: Arc<dyn Files>,
     _lock: fs::File,
 }
 
@@ -89,7 +93,7 @@ impl DataDirectory {
                 let entries = fs::read_dir(path).map_err(failed(path))?;
                 for entry in entries {
                     let name = entry.map_err(failed(path))?.file_name();
-                    if name != LOCK_FILE && name != SEGMENTS {
+                    if name != LOCK_FILE && name != SEGMENTS && name != INDEX {
                         return Err(OpenError::NotOurs(path.to_owned()));
                     }
                 }
@@ -105,8 +109,10 @@ impl DataDirectory {
                 return Err(OpenError::Io { path: lock_path, source });
             }
         }
-        let segments = path.join(SEGMENTS);
-        fs::create_dir_all(&segments).map_err(failed(&segments))?;
+        let (segments, index) = (path.join(SEGMENTS), path.join(INDEX));
+        for folder in [&segments, &index] {
+            fs::create_dir_all(folder).map_err(failed(folder))?;
+        }
         if !mark.exists() {
             let write = || {
                 fs::write(&mark, MARK)?;
@@ -115,12 +121,18 @@ impl DataDirectory {
             };
             write().map_err(failed(&mark))?;
         }
-        Ok(Self { files: Arc::new(Directory::new(&segments)), _lock: lock })
+        let files = |folder| Arc::new(Directory::new(folder));
+        Ok(Self { files: files(&segments), index: files(&index), _lock: lock })
     }
 
     /// The files of its segments.
     pub fn files(&self) -> &Arc<dyn Files> {
         &self.files
+    }
+
+    /// The files of its index snapshots.
+    pub fn index(&self) -> &Arc<dyn Files> {
+        &self.index
     }
 }
 

@@ -19,7 +19,7 @@ use crate::core::{
     log::{
         chain::Chain,
         format::{self, FormatError, Header},
-        segment::{Segment, SegmentWriter},
+        segment::{Home, Segment, SegmentWriter},
     },
     position::Position,
 };
@@ -225,7 +225,7 @@ fn check_sealed(bytes: &Bytes, first: Position, records: &mut Vec<u32>) -> Check
     };
     let last = first.previous().plus(offsets.len() as u64);
     let fault = fault.map(|(offset, fault)| (offset, fault, true));
-    let segment = Segment::fixed(first, bytes.slice(..end), offsets.into_boxed_slice());
+    let segment = Segment::fixed(first, bytes.slice(..end), offsets.into_boxed_slice(), Home::File);
     Checked { segment: Found::Sealed(Arc::new(segment)), last, fault }
 }
 
