@@ -172,7 +172,8 @@ async fn routes(
         stop.clone(),
     );
     let commands = Commands::new(CommandService::new(Arc::clone(store)), limits, stop.clone());
-    let queries = Queries::new(QueryService::new(Arc::clone(history), stop.clone()), limits);
+    let queries = QueryService::new(Arc::clone(history), Arc::clone(clock), stop.clone());
+    let queries = Queries::new(queries, limits);
     let admin = Admin {
         store: Arc::clone(store),
         subscriptions: subscriptions.clone(),

@@ -70,6 +70,7 @@ impl Leader {
             // Acquire, pairs with the Release in `stop`.
             move || store.lead_from_now_on(settle_after, || stopped.load(Ordering::Acquire))
         })?;
+        store.led_by(thread.thread().clone());
         Ok(Self { thread, stopped })
     }
 

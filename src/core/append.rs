@@ -9,6 +9,7 @@ use super::{
     filter::Filter,
     name::Name,
     position::{Position, Version},
+    retention::Setting,
 };
 
 /// One commit as it is proposed: written all or not at all. Whoever builds one has made sure that no
@@ -19,6 +20,9 @@ pub struct Proposal {
     pub conditions: Vec<Condition>,
     /// Decide and answer as if, and write nothing.
     pub validate_only: bool,
+    /// What the one event of the one write sets: it is made by [`Setting::proposal`]. Where it changes
+    /// nothing, nothing is written.
+    pub setting: Option<Setting>,
 }
 
 /// What a proposal does to one stream.
@@ -39,6 +43,8 @@ pub struct Condition {
     /// No event up to here breaks it: the caller has looked already, so that the sequencer, which all
     /// writers wait for, need look at the newest few only. At least `after`, at most a watermark.
     pub checked: Position,
+    /// At this time, microseconds: later nothing is hidden less. 0 where nothing was hidden.
+    pub checked_at_micros: i64,
 }
 
 /// Where the events of a proposal are now.
@@ -78,6 +84,21 @@ pub enum AppendError {
     /// The id is that of another event, or the call repeats a part of an earlier one only.
     #[error("event id {id} is taken by the event at position {position} of stream {stream}")]
     EventIdConflict { id: Uuid, stream: Name, position: Position },
+    /// Nothing was ever written to the stream that a setting is about.
+    #[error("there is no stream {stream}")]
+    UnknownStream { stream: Name },
+    /// The stream is never written to again.
+    #[error("stream {stream} is tombstoned: it can never be written to again")]
+    Tombstoned { stream: Name, version: Version },
+    /// There are not so many events to hide.
+    #[error("version {before} is beyond the stream's end, at most {max} is allowed")]
+    TruncatesBeyondEnd { before: Version, max: Version },
+    /// Each looser rule is remembered with those before it, for what they have hidden.
+    #[error(
+        "the rule of category {category} was loosened {max} times, each time further; set a \
+             stricter one"
+    )]
+    TooManyRules { category: Name, max: usize },
     /// The history has the memory that it may have: until somebody gives the server more.
     #[error("the store is full: it has {used} bytes of {max}")]
     Full { used: usize, max: usize },

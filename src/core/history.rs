@@ -5,9 +5,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
+    clock::{Clock, Timestamp},
     index::{ids::IdIndex, map::IndexMap},
     log::{Log, Reader, format},
     position::Position,
+    retention::{Retention, Visibility},
 };
 
 /// What can be read. Written by the [`Sequencer`](super::sequencer::Sequencer) only.
@@ -21,6 +23,7 @@ pub struct History {
     pub types: IndexMap,
     pub tags: IndexMap,
     pub ids: Arc<IdIndex>,
+    pub retention: Retention,
 }
 
 impl History {
@@ -33,7 +36,18 @@ impl History {
             types: IndexMap::listed(),
             tags: IndexMap::unlisted(),
             ids,
+            retention: Retention::default(),
         }
+    }
+
+    /// Tells which events of `reader` are hidden now; `None` where nothing is, which costs one load.
+    pub fn visibility(self: &Arc<Self>, reader: &Reader, clock: &dyn Clock) -> Option<Visibility> {
+        if self.retention.is_empty(reader.head()) {
+            return None;
+        }
+        let newest = reader.trace(reader.head()).map(format::recorded_at);
+        let now = clock.now_micros().max(newest.map_or(i64::MIN, Timestamp::micros));
+        Some(self.retention.visibility(self, reader.clone(), self.retention.latest(now)))
     }
 
     /// The position of the event with this id that `reader` can see.

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod log;
 pub mod name;
 pub mod position;
+pub mod retention;
 pub mod sequencer;
 pub mod store;
 pub mod sync;

@@ -34,6 +34,7 @@ use super::{
     },
     name,
     position::{Position, Version},
+    retention::{self, Gone, Retention},
 };
 
 /// So many events that were read back are indexed together.
@@ -157,11 +158,12 @@ impl Sequencer {
         if let Some(error) = &self.broken {
             return Err(AppendError::OutcomeUnknown(error.clone()));
         }
-        let writes = match self.decide(proposal, places)? {
+        let now_micros = self.recorded_at_micros.max(now_micros);
+        let writes = match self.decide(proposal, places, now_micros)? {
             Decision::Answer(answer) => return Ok(answer),
             Decision::Write(writes) => writes,
         };
-        self.recorded_at_micros = self.recorded_at_micros.max(now_micros);
+        self.recorded_at_micros = now_micros;
         let recorded_at = Timestamp::from_micros(self.recorded_at_micros);
         let first = self.head.next();
         self.encode(proposal, &writes, recorded_at);
@@ -183,12 +185,21 @@ impl Sequencer {
                 self.index(*place, stream.as_str(), event.event_type().as_str(), tags);
             }
         }
+        if proposal.setting.is_some() {
+            let seen = self.log.log().watermark().get();
+            self.apply_setting(self.head, seen);
+        }
         let (last, recorded_at) = (self.head, Some(recorded_at));
         Ok(Committed { writes, first, last, recorded_at, duplicate: false })
     }
 
-    /// Idempotency, expected versions, conditions, in this order. Writes nothing.
-    fn decide(&self, proposal: &Proposal, places: &[Place]) -> Result<Decision, AppendError> {
+    /// Idempotency, tombstones, expected versions, conditions, in this order. Writes nothing.
+    fn decide(
+        &self,
+        proposal: &Proposal,
+        places: &[Place],
+        now_micros: i64,
+    ) -> Result<Decision, AppendError> {
         let reader = self.log.reader(self.head);
         if let Some(answer) = self.repeat(proposal, places, &reader)? {
             return Ok(Decision::Answer(answer));
@@ -196,6 +207,11 @@ impl Sequencer {
         let mut writes = Vec::with_capacity(proposal.writes.len());
         for write in &proposal.writes {
             let actual = self.version(write.stream.as_str());
+            let gone = self.history.retention.gone(write.stream.as_str(), actual, self.head);
+            if gone == Some(Gone::Tombstoned) && !write.events.is_empty() {
+                let (stream, version) = (write.stream.clone(), actual);
+                return Err(AppendError::Tombstoned { stream, version });
+            }
             match write.expected {
                 Some(expected) if expected != actual => {
                     let stream = write.stream.clone();
@@ -208,9 +224,14 @@ impl Sequencer {
             writes.push(Written { first, last: actual.plus(events) });
         }
         for (index, condition) in proposal.conditions.iter().enumerate() {
-            self.check(index, condition)?;
+            self.check(index, condition, now_micros)?;
         }
-        let nothing_to_write = proposal.writes.iter().all(|write| write.events.is_empty());
+        let changes = match &proposal.setting {
+            Some(setting) => self.history.retention.decide(setting, &self.history, self.head)?,
+            None => true,
+        };
+        let nothing_to_write =
+            !changes || proposal.writes.iter().all(|write| write.events.is_empty());
         if proposal.validate_only || nothing_to_write {
             return Ok(Decision::Answer(Committed {
                 writes,
@@ -220,7 +241,10 @@ impl Sequencer {
                 duplicate: false,
             }));
         }
-        self.check_room(proposal)?;
+        // A setting is how room is made.
+        if proposal.setting.is_none() {
+            self.check_room(proposal)?;
+        }
         Ok(Decision::Write(writes))
     }
 
@@ -279,13 +303,24 @@ impl Sequencer {
         Ok(Some(Committed { writes, first, last, recorded_at, duplicate: true }))
     }
 
-    fn check(&self, index: usize, condition: &Condition) -> Result<(), AppendError> {
-        // What the caller has looked at already is not looked at again.
-        let from = condition.after.max(condition.checked);
-        let range = (from, self.head);
-        let filter = &condition.filter;
+    fn check(
+        &self,
+        index: usize,
+        condition: &Condition,
+        now_micros: i64,
+    ) -> Result<(), AppendError> {
+        // What the caller has looked at already is not looked at again, unless its clock was ahead: what
+        // was hidden then may not be now.
+        let looked = condition.checked_at_micros <= now_micros;
+        let checked = if looked { condition.checked } else { Position::ZERO };
+        let range = (condition.after.max(checked), self.head);
+        let (history, filter) = (&self.history, &condition.filter);
+        let mut visibility = (!history.retention.is_empty(self.head))
+            .then(|| history.retention.visibility(history, self.log.reader(self.head), now_micros));
+        // A budget would have to be the same everywhere, and this one is never used up.
+        let (budget, max) = (u32::MAX, BREAKING_POSITIONS_MAX);
         let (positions, _) =
-            plan::matches(filter, &self.history, range, BREAKING_POSITIONS_MAX, u32::MAX);
+            plan::matches(filter, history, range, max, budget, visibility.as_mut());
         if positions.is_empty() {
             return Ok(());
         }
@@ -306,7 +341,7 @@ impl Sequencer {
         let history = &self.history;
         let names = [&history.streams, &history.categories, &history.types, &history.tags];
         let indexes: usize = names.iter().map(|map| map.allocated()).sum();
-        self.log.size() + indexes + self.ids.allocated()
+        self.log.size() + indexes + self.ids.allocated() + history.retention.allocated()
     }
 
     /// How many events the stream has, published or not.
@@ -372,17 +407,30 @@ impl Sequencer {
         let Indexes { head, streams, categories, types, tags, ids, .. } = indexes;
         let log = Arc::clone(self.log.log());
         let index = Arc::clone(ids.index());
-        self.history = Arc::new(History { log, streams, categories, types, tags, ids: index });
+        let retention = Retention::default();
+        self.history =
+            Arc::new(History { log, streams, categories, types, tags, ids: index, retention });
         self.ids = ids;
         self.head = head;
         let last = self.log.reader(head);
         let last = last.event_or_trace(head).expect("they are of this log");
         self.recorded_at_micros = last.stamp.recorded_at.micros();
+        for position in retention::settings(&self.history, head) {
+            self.apply_setting(position, head);
+        }
     }
 
     /// A view of the log up to `head`, published or not. For a log that was read back.
     pub fn reader(&self, head: Position) -> Reader {
         self.log.reader(head)
+    }
+
+    /// Applies what the event at `position` sets. Nobody looks at what was set before `seen`.
+    fn apply_setting(&mut self, position: Position, seen: Position) {
+        let reader = self.log.reader(position);
+        let event =
+            reader.event(position).expect("it was written, and nothing of it is ever hidden");
+        self.history.retention.apply(&event, &self.history, &reader, seen, &mut self.permit);
     }
 
     /// Indexes what is in the log already, up to `head`, and publishes it. For a log that was read back.
@@ -404,6 +452,10 @@ impl Sequencer {
                     self.index_removed(place, body.stream);
                 } else {
                     self.index(place, body.stream, body.event_type, body.tags.iter().copied());
+                }
+                if body.stream.starts_with('$') {
+                    // Nobody sees anything before the end.
+                    self.apply_setting(self.head, head);
                 }
             }
             progress(last);

@@ -72,6 +72,11 @@ impl Store {
         &self.history
     }
 
+    /// Where the time comes from.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// Hands `proposal` in. Proposals handed in by one thread are decided in that order. Where the
     /// second value is true the caller has become the leader and must call [`Store::lead`], whatever
     /// becomes of the call that it serves.
@@ -87,12 +92,16 @@ impl Store {
         Ok((answer, leads))
     }
 
-    /// Makes the calling thread lead, for all callers from now on, until `stopped` says so and nothing
-    /// waits any more. When it was quiet for `settle_after`, and at the end, what was written is made
-    /// safe. Whoever makes `stopped` true unparks the thread.
-    pub fn lead_from_now_on(&self, settle_after: Option<Duration>, stopped: impl Fn() -> bool) {
-        let first = self.leader.set(thread::current()).is_ok();
+    /// From now on `thread` leads, for all callers: it runs [`Store::lead_from_now_on`]. Said before the
+    /// first call, or a caller and the thread would both lead.
+    pub fn led_by(&self, thread: Thread) {
+        let first = self.leader.set(thread).is_ok();
         assert!(first, "one thread leads");
+    }
+
+    /// Leads until `stopped` says so and nothing waits any more. When it was quiet for `settle_after`, and
+    /// at the end, what was written is made safe. Whoever makes `stopped` true unparks the thread.
+    pub fn lead_from_now_on(&self, settle_after: Option<Duration>, stopped: impl Fn() -> bool) {
         loop {
             // A caller that comes between this look and the parking has unparked the thread: it does
             // not sleep.

@@ -6,6 +6,7 @@ use crate::core::{
     append::{AppendError, Committed, Condition, Proposal},
     commit_log::CommitLogError,
     filter::plan,
+    retention::Visibility,
     store::{Answer, Store},
 };
 
@@ -54,12 +55,16 @@ impl CommandService {
     /// writers wait for it.
     async fn look_ahead(&self, condition: &mut Condition) {
         let history = self.store.history();
-        let head = history.log.watermark().get();
+        let reader = history.log.reader();
+        let head = reader.head();
+        let mut visibility = history.visibility(&reader, self.store.clock());
         condition.checked = condition.after;
+        condition.checked_at_micros = visibility.as_ref().map_or(0, Visibility::now_micros);
         while condition.checked < head {
             let range = (condition.checked, head);
+            let (filter, budget) = (&condition.filter, JUMPS_BETWEEN_YIELDS);
             let (found, seen) =
-                plan::matches(&condition.filter, history, range, 1, JUMPS_BETWEEN_YIELDS);
+                plan::matches(filter, history, range, 1, budget, visibility.as_mut());
             if let Some(position) = found.first() {
                 // The sequencer finds it at its first jump, and decides: a repeat is answered as the
                 // first call was, whatever its conditions.

@@ -5,27 +5,23 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::scan::Scan;
+use super::{counts, scan::Scan};
 use crate::core::{
-    clock::Timestamp,
-    filter::{
-        Filter,
-        plan::{self, Direction},
-    },
+    clock::{Clock, Timestamp},
+    filter::{Filter, plan::Direction},
     history::History,
     index::{
         map::{Entry, IndexMap},
         positions::Positions,
     },
-    log::Reader,
-    name,
+    log::{Reader, format},
+    name::{self, Name},
     position::{Position, Version},
+    retention::{Gone, Rule, Scope, Visibility},
 };
 
 /// A query waits at most so long for its `min_position`.
 const MIN_POSITION_WAIT_MAX: Duration = Duration::from_secs(30);
-/// So many matches are counted before other tasks get their turn.
-const COUNTED_BETWEEN_YIELDS: usize = 4096;
 
 /// Why a query has no answer. It wrote nothing, of course.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +29,12 @@ pub enum QueryError {
     /// Nothing was ever written to the stream.
     #[error("there is no stream {0}")]
     UnknownStream(String),
+    /// The stream was deleted when it had this version, and not written to since.
+    #[error("stream {stream} is deleted")]
+    Deleted { stream: String, version: Version },
+    /// The stream was deleted for ever.
+    #[error("stream {stream} is tombstoned")]
+    Tombstoned { stream: String, version: Version },
     /// No event has this id.
     #[error("there is no event with id {0}")]
     UnknownId(Uuid),
@@ -53,10 +55,32 @@ pub struct StreamFacts {
     pub name: String,
     pub category: String,
     pub version: Version,
+    /// `None` where all of its events are hidden.
+    pub visible: Option<VisibleFacts>,
+}
+
+/// What is known of the visible events of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VisibleFacts {
+    pub first_version: Version,
     pub first: Position,
     pub last: Position,
     pub first_recorded_at: Timestamp,
     pub last_recorded_at: Timestamp,
+}
+
+/// What is kept of a stream or a category.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionFacts {
+    pub rule: Rule,
+    /// Of a stream: its category's rule.
+    pub category_rule: Rule,
+    /// Of a category: how many rules that have ended are remembered.
+    pub ended_rules: usize,
+    /// Of a stream: how many events it has had, up to which of them they are hidden, and why all are.
+    pub version: Version,
+    pub floor: Version,
+    pub gone: Option<Gone>,
 }
 
 /// What is known of a category or a type.
@@ -90,13 +114,14 @@ pub struct PageRequest {
 #[derive(Clone)]
 pub struct QueryService {
     history: Arc<History>,
+    clock: Arc<dyn Clock>,
     stop: CancellationToken,
 }
 
 impl QueryService {
     /// Nothing is waited for any more when `stop` is cancelled.
-    pub fn new(history: Arc<History>, stop: CancellationToken) -> Self {
-        Self { history, stop }
+    pub fn new(history: Arc<History>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
+        Self { history, clock, stop }
     }
 
     /// The history that is read.
@@ -134,8 +159,10 @@ impl QueryService {
         after: Version,
         limit: u64,
     ) -> Result<Scan, QueryError> {
-        Scan::stream(&self.history, stream, direction, after, limit)
-            .ok_or_else(|| QueryError::UnknownStream(stream.to_owned()))
+        let scan = Scan::stream(&self.history, &*self.clock, stream, direction, after, limit)
+            .ok_or_else(|| QueryError::UnknownStream(stream.to_owned()))?;
+        self.not_gone(stream, scan.head())?;
+        Ok(scan)
     }
 
     /// A walk over the log.
@@ -146,13 +173,14 @@ impl QueryService {
         after: Position,
         limit: u64,
     ) -> Scan {
-        Scan::all(&self.history, filter, direction, after, limit)
+        Scan::all(&self.history, &*self.clock, filter, direction, after, limit)
     }
 
-    /// The position of the event with this id, and a reader that sees it.
+    /// A reader that sees the event with this id, and its position.
     pub fn find(&self, id: Uuid) -> Result<(Reader, Position), QueryError> {
         let reader = self.history.log.reader();
-        match self.history.find(&id, &reader) {
+        let found = self.history.find(&id, &reader);
+        match found.filter(|position| self.is_visible(&reader, *position)) {
             Some(position) => Ok((reader, position)),
             None => Err(QueryError::UnknownId(id)),
         }
@@ -161,80 +189,124 @@ impl QueryService {
     /// A reader that sees the event at `position`.
     pub fn at(&self, position: Position) -> Result<(Reader, Position), QueryError> {
         let reader = self.history.log.reader();
-        let head = reader.head();
-        if position == Position::ZERO || position > head {
-            return Err(QueryError::UnknownPosition { position, head });
+        if self.is_visible(&reader, position) {
+            return Ok((reader, position));
         }
-        Ok((reader, position))
+        Err(QueryError::UnknownPosition { position, head: reader.head() })
+    }
+
+    fn is_visible(&self, reader: &Reader, position: Position) -> bool {
+        let is_there = reader.record(position).is_some();
+        is_there && self.visibility(reader).is_none_or(|mut it| !it.hides(position))
+    }
+
+    fn visibility(&self, reader: &Reader) -> Option<Visibility> {
+        self.history.visibility(reader, &*self.clock)
     }
 
     /// What is known of `stream`.
     pub fn stream(&self, stream: &str) -> Result<StreamFacts, QueryError> {
         let reader = self.history.log.reader();
-        self.history
-            .streams
-            .get(stream)
-            .and_then(|positions| stream_facts(stream, &positions, &reader))
-            .ok_or_else(|| QueryError::UnknownStream(stream.to_owned()))
+        let unknown = || QueryError::UnknownStream(stream.to_owned());
+        let positions = self.history.streams.get(stream).ok_or_else(unknown)?;
+        self.not_gone(stream, reader.head())?;
+        let floor = self.visibility(&reader).map_or(Version::ZERO, |mut it| it.floor(stream));
+        stream_facts(stream, &positions, floor, &reader).ok_or_else(unknown)
+    }
+
+    fn gone(&self, stream: &str, head: Position) -> (Version, Option<Gone>) {
+        let version = Version::new(self.history.streams.count(stream, head));
+        (version, self.history.retention.gone(stream, version, head))
+    }
+
+    fn not_gone(&self, stream: &str, head: Position) -> Result<(), QueryError> {
+        if self.history.retention.is_empty(head) {
+            return Ok(());
+        }
+        let name = stream.to_owned();
+        match self.gone(stream, head) {
+            (_, None) => Ok(()),
+            (version, Some(Gone::Deleted)) => Err(QueryError::Deleted { stream: name, version }),
+            (version, Some(Gone::Tombstoned)) => {
+                Err(QueryError::Tombstoned { stream: name, version })
+            }
+        }
+    }
+
+    /// What is kept of a stream or a category, whether it exists or not.
+    pub fn retention(&self, scope: &Scope) -> RetentionFacts {
+        let reader = self.history.log.reader();
+        let (retention, head) = (&self.history.retention, reader.head());
+        let (rule, ended_rules) = retention.rule(scope, head);
+        let mut facts = RetentionFacts {
+            rule,
+            category_rule: Rule::default(),
+            ended_rules,
+            version: Version::ZERO,
+            floor: Version::ZERO,
+            gone: None,
+        };
+        if let Scope::Stream(stream) = scope {
+            let stream = stream.as_str();
+            let category = Name::new(name::category(stream), usize::MAX);
+            let category = Scope::Category(category.expect("part of a name is a name"));
+            facts.category_rule = retention.rule(&category, head).0;
+            (facts.version, facts.gone) = self.gone(stream, head);
+            let floor = self.visibility(&reader).map(|mut it| it.floor(stream));
+            facts.floor = floor.unwrap_or_default();
+        }
+        facts
     }
 
     /// A page of the streams.
     pub fn streams(&self, page: &PageRequest) -> Page<StreamFacts> {
         let reader = self.history.log.reader();
+        let mut visibility = self.visibility(&reader);
         list(&self.history.streams, page, &reader, |entry| {
-            stream_facts(entry.name.as_str(), &entry.positions, &reader)
+            let name = entry.name.as_str();
+            let floor = visibility.as_mut().map_or(Version::ZERO, |it| it.floor(name));
+            let (_, None) = self.gone(name, reader.head()) else { return None };
+            stream_facts(name, &entry.positions, floor, &reader)
         })
     }
 
     /// A page of the categories.
-    pub fn categories(&self, page: &PageRequest) -> Page<NameFacts> {
+    pub async fn categories(&self, page: &PageRequest) -> Page<NameFacts> {
         let reader = self.history.log.reader();
-        list(&self.history.categories, page, &reader, |entry| name_facts(entry, reader.head()))
+        let map = &self.history.categories;
+        let Some(mut visibility) = self.visibility(&reader) else {
+            return list(map, page, &reader, |entry| name_facts(entry, reader.head()));
+        };
+        let mut named = NamedPage::new(page);
+        while let Some(entry) = named.next_entry(map, &reader) {
+            let name = entry.name.as_str();
+            let count = counts::of_category(&self.history, name, &mut visibility).await;
+            named.push(&entry, count);
+        }
+        named.finish()
     }
 
     /// A page of the event types.
-    pub fn types(&self, page: &PageRequest) -> Page<NameFacts> {
+    pub async fn types(&self, page: &PageRequest) -> Page<NameFacts> {
         let reader = self.history.log.reader();
-        list(&self.history.types, page, &reader, |entry| name_facts(entry, reader.head()))
+        let map = &self.history.types;
+        let Some(mut visibility) = self.visibility(&reader) else {
+            return list(map, page, &reader, |entry| name_facts(entry, reader.head()));
+        };
+        let mut named = NamedPage::new(page);
+        while let Some(entry) = named.next_entry(map, &reader) {
+            let count = counts::of_positions(&entry.positions, &mut visibility).await;
+            named.push(&entry, count);
+        }
+        named.finish()
     }
 
-    /// How many events `filter` matches, and up to which position they were counted. What one index
-    /// knows is read off it; anything else costs a step a match.
+    /// How many visible events `filter` matches, and up to which position they were counted. What one
+    /// index knows is read off it; anything else costs a step a match.
     pub async fn count(&self, filter: &Filter) -> (u64, Position) {
-        let head = self.history.log.watermark().get();
-        if filter.is_everything() {
-            return (head.get(), head);
-        }
-        if let Some(count) = self.count_by_index(filter, head) {
-            return (count, head);
-        }
-        let (mut count, mut seen) = (0, Position::ZERO);
-        while seen < head {
-            let budget = 2 * u32::try_from(COUNTED_BETWEEN_YIELDS).expect("a small number");
-            let (found, reached) =
-                plan::matches(filter, &self.history, (seen, head), COUNTED_BETWEEN_YIELDS, budget);
-            count += found.len() as u64;
-            seen = reached;
-            tokio::task::yield_now().await;
-        }
-        (count, head)
-    }
-
-    /// The count of a filter that names values of one kind only, no event of which has two.
-    fn count_by_index(&self, filter: &Filter, head: Position) -> Option<u64> {
-        let [clause] = &filter.clauses[..] else { return None };
-        let history = &self.history;
-        let (map, names) = [
-            (&history.streams, &clause.streams),
-            (&history.categories, &clause.categories),
-            (&history.types, &clause.types),
-        ]
-        .into_iter()
-        .find(|(_, names)| !names.is_empty() && names.len() == clause.size())?;
-        let mut names: Vec<_> = names.iter().collect();
-        names.sort();
-        names.dedup();
-        Some(names.iter().map(|name| map.count(name.as_str(), head)).sum())
+        let reader = self.history.log.reader();
+        let visibility = self.visibility(&reader);
+        (counts::of_filter(&self.history, filter, reader.head(), visibility).await, reader.head())
     }
 }
 
@@ -242,21 +314,53 @@ fn list<T>(
     map: &IndexMap,
     page: &PageRequest,
     reader: &Reader,
-    facts: impl Fn(&Entry) -> Option<T>,
+    mut facts: impl FnMut(&Entry) -> Option<T>,
 ) -> Page<T> {
-    let mut entries = map.list(&page.prefix, &page.after, reader.head());
-    let mut last = None;
-    let items = entries
-        .by_ref()
-        .filter_map(|entry| {
-            let facts = facts(&entry)?;
-            last = Some(entry.name);
-            Some(facts)
-        })
-        .take(page.size)
-        .collect();
-    let more = entries.next().is_some();
-    Page { items, next: last.filter(|_| more).map(|name| name.to_string()) }
+    let entries = map.list(&page.prefix, &page.after, reader.head());
+    let mut facts = entries.filter_map(|entry| Some((facts(&entry)?, entry.name)));
+    let (items, names): (Vec<T>, Vec<Name>) = facts.by_ref().take(page.size).unzip();
+    // A name without facts is no reason for another page.
+    let more = facts.next().is_some();
+    Page { items, next: names.last().filter(|_| more).map(ToString::to_string) }
+}
+
+/// A page of names that is made step by step, because to count their visible events takes time; names
+/// that have none are left out.
+struct NamedPage<'a> {
+    request: &'a PageRequest,
+    items: Vec<NameFacts>,
+    /// The last name that was looked at.
+    after: String,
+    /// Whether there is more than the page holds.
+    more: bool,
+}
+
+impl<'a> NamedPage<'a> {
+    fn new(request: &'a PageRequest) -> Self {
+        Self { request, items: Vec::new(), after: request.after.clone(), more: false }
+    }
+
+    /// The next name to count; `None` at the end of the page.
+    fn next_entry(&self, map: &IndexMap, reader: &Reader) -> Option<Entry> {
+        if self.more {
+            return None;
+        }
+        map.list(&self.request.prefix, &self.after, reader.head()).next()
+    }
+
+    fn push(&mut self, entry: &Entry, (events, last): (u64, Position)) {
+        self.after = entry.name.to_string();
+        if events > 0 && self.items.len() == self.request.size {
+            self.more = true;
+        } else if events > 0 {
+            self.items.push(NameFacts { name: entry.name.to_string(), events, last });
+        }
+    }
+
+    fn finish(self) -> Page<NameFacts> {
+        let last = self.items.last().filter(|_| self.more);
+        Page { next: last.map(|last| last.name.clone()), items: self.items }
+    }
 }
 
 fn name_facts(entry: &Entry, head: Position) -> Option<NameFacts> {
@@ -265,16 +369,30 @@ fn name_facts(entry: &Entry, head: Position) -> Option<NameFacts> {
     Some(NameFacts { name: entry.name.to_string(), events, last })
 }
 
-fn stream_facts(name: &str, positions: &Positions, reader: &Reader) -> Option<StreamFacts> {
-    let (first, last) = (positions.first(), positions.at_or_before(reader.head())?);
-    let recorded_at = |position| Some(reader.event(position)?.stamp.recorded_at);
-    Some(StreamFacts {
+/// `None`: nothing was written to it yet.
+fn stream_facts(
+    name: &str,
+    positions: &Positions,
+    floor: Version,
+    reader: &Reader,
+) -> Option<StreamFacts> {
+    let version = Version::new(positions.count(reader.head()));
+    let recorded_at = |position| reader.record(position).map(format::recorded_at);
+    let visible = |first_version: Version| {
+        let first = positions.get(first_version.previous().get())?;
+        let last = positions.get(version.previous().get())?;
+        Some(VisibleFacts {
+            first_version,
+            first,
+            last,
+            first_recorded_at: recorded_at(first)?,
+            last_recorded_at: recorded_at(last)?,
+        })
+    };
+    (version > Version::ZERO).then(|| StreamFacts {
         name: name.to_owned(),
         category: name::category(name).to_owned(),
-        version: Version::new(positions.count(reader.head())),
-        first,
-        last,
-        first_recorded_at: recorded_at(first)?,
-        last_recorded_at: recorded_at(last)?,
+        version,
+        visible: (floor < version).then(|| visible(floor.next())).flatten(),
     })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::core::{
+    clock::Clock,
     filter::{
         Filter,
         plan::{Cursor, Direction, Step},
@@ -13,6 +14,7 @@ use crate::core::{
     index::positions::Positions,
     log::Reader,
     position::{Position, Version},
+    retention::Visibility,
 };
 
 /// A block has at most so many bytes, unless its one event is larger: what HTTP/2 moves well at once, and
@@ -20,6 +22,10 @@ use crate::core::{
 pub const BLOCK_SIZE_BYTES_MAX: usize = 64 << 10;
 /// A block that is picked together looks at most at so many jumps before it lets other tasks run.
 const JUMPS_MAX: u32 = 4096;
+
+/// A run of visible events between hidden ones is sent as it lies if it has so many bytes; shorter ones are
+/// copied together: a message costs more than copying this much.
+const RUN_SIZE_BYTES_MIN: usize = 8 << 10;
 
 /// Some events, as they lie in the log.
 #[derive(Debug, Clone)]
@@ -34,7 +40,9 @@ pub struct Block {
 pub struct Scan {
     reader: Reader,
     walk: Walk,
-    /// The last position that was sent or does not match.
+    /// What is hidden; `None`: nothing is, or the walk passes it over by itself.
+    visibility: Option<Visibility>,
+    /// The last position that was sent, is hidden or does not match.
     reached: Position,
     remaining: u64,
 }
@@ -63,13 +71,15 @@ impl Scan {
     /// What `filter` picks after `after` (backwards: before it, or from the end if it is 0), at most
     /// `limit` events, 0 for all.
     pub fn all(
-        history: &History,
+        history: &Arc<History>,
+        clock: &dyn Clock,
         filter: &Filter,
         direction: Direction,
         after: Position,
         limit: u64,
     ) -> Self {
         let reader = history.log.reader();
+        let visibility = history.visibility(&reader, clock);
         let walk = if filter.is_everything() && direction == Direction::Forwards {
             Walk::Slices
         } else {
@@ -82,13 +92,15 @@ impl Scan {
             Direction::Backwards if after == Position::ZERO => reader.head().next(),
             _ => after,
         };
-        Self { reader, walk, reached, remaining: if limit == 0 { u64::MAX } else { limit } }
+        let remaining = if limit == 0 { u64::MAX } else { limit };
+        Self { reader, walk, visibility, reached, remaining }
     }
 
     /// The events of `stream` after version `after` (backwards: before it, or from the end if it is 0),
     /// at most `limit`, 0 for all. `None`: there is no such stream.
     pub fn stream(
-        history: &History,
+        history: &Arc<History>,
+        clock: &dyn Clock,
         stream: &str,
         direction: Direction,
         after: Version,
@@ -100,17 +112,21 @@ impl Scan {
         if version == 0 {
             return None;
         }
+        let floor = history.visibility(&reader, clock).map_or(0, |mut it| it.floor(stream).get());
         let (next, count) = match direction {
-            Direction::Forwards => (after.next(), version.saturating_sub(after.get())),
-            Direction::Backwards if after == Version::ZERO => (Version::new(version), version),
+            Direction::Forwards => {
+                let after = after.get().max(floor);
+                (Version::new(after).next(), version.saturating_sub(after))
+            }
             Direction::Backwards => {
-                let last = after.previous().get().min(version);
-                (Version::new(last), last)
+                let before = if after == Version::ZERO { u64::MAX } else { after.previous().get() };
+                let last = before.min(version);
+                (Version::new(last), last.saturating_sub(floor))
             }
         };
         let walk = Walk::Stream { positions, next, count, direction };
         let remaining = if limit == 0 { u64::MAX } else { limit };
-        Some(Self { reader, walk, reached: Position::ZERO, remaining })
+        Some(Self { reader, walk, visibility: None, reached: Position::ZERO, remaining })
     }
 
     /// The head that it walks up to.
@@ -118,7 +134,7 @@ impl Scan {
         self.reader.head()
     }
 
-    /// Everything before it, in the scan's direction, was sent or does not match.
+    /// Everything before it, in the scan's direction, was sent, is hidden or does not match.
     pub fn reached(&self) -> Position {
         self.reached
     }
@@ -130,7 +146,14 @@ impl Scan {
             return Progress::End;
         }
         let progress = match self.walk {
-            Walk::Slices => self.slice(events_max),
+            Walk::Slices => match self.visibility.take() {
+                None => self.slice(events_max),
+                Some(mut visibility) => {
+                    let progress = self.visible_slice(&mut visibility, events_max);
+                    self.visibility = Some(visibility);
+                    progress
+                }
+            },
             _ => self.pick(events_max),
         };
         if let Progress::Block(block) = &progress {
@@ -150,6 +173,57 @@ impl Scan {
         }
     }
 
+    /// The same where events are hidden: runs of those that are not.
+    fn visible_slice(&mut self, visibility: &mut Visibility, events_max: u64) -> Progress {
+        let mut bytes = BytesMut::new();
+        let mut events = 0;
+        for _ in 0..JUMPS_MAX {
+            let first = self.reached.next();
+            if first > self.reader.head() || events == events_max {
+                break;
+            }
+            if visibility.hides(first) {
+                self.reached = first;
+                continue;
+            }
+            let room = BLOCK_SIZE_BYTES_MAX.saturating_sub(bytes.len());
+            let run = self.run(visibility, events_max - events, room);
+            let slice =
+                self.reader.slice(self.reached, run, room).expect("it begins below the head");
+            if events > 0 && slice.bytes.len() > room {
+                break;
+            }
+            let run = slice.last.get() - self.reached.get();
+            if events == 0 && slice.bytes.len() >= RUN_SIZE_BYTES_MIN {
+                self.reached = slice.last;
+                return Progress::Block(Block { bytes: slice.bytes, events: run });
+            }
+            bytes.extend_from_slice(&slice.bytes);
+            self.reached = slice.last;
+            events += run;
+        }
+        match events {
+            0 if self.reached >= self.reader.head() => Progress::End,
+            0 => Progress::Nothing,
+            _ => Progress::Block(Block { bytes: bytes.freeze(), events }),
+        }
+    }
+
+    /// How many visible events follow one another where the scan stands, of which the first is known to
+    /// be: at most `events_max`, and of not much more than `bytes_max` bytes.
+    fn run(&self, visibility: &mut Visibility, events_max: u64, bytes_max: usize) -> u64 {
+        let mut bytes = 0;
+        for events in 1..events_max {
+            let position = self.reached.plus(events);
+            bytes += self.reader.record(position).map_or(0, <[u8]>::len);
+            let next = position.next();
+            if bytes > bytes_max || next > self.reader.head() || visibility.hides(next) {
+                return events;
+            }
+        }
+        events_max
+    }
+
     fn pick(&mut self, events_max: u64) -> Progress {
         let mut bytes = BytesMut::new();
         let mut events = 0;
@@ -165,7 +239,16 @@ impl Scan {
                     _ => block(bytes, events),
                 };
             };
-            let record = self.reader.record(position).expect("an index points into the log");
+            let hidden = self.visibility.as_mut().is_some_and(|it| it.hides(position));
+            let Some(record) = self.reader.record(position).filter(|_| !hidden) else {
+                self.pass(position);
+                jumps = jumps.saturating_sub(1);
+                match (jumps, events) {
+                    (0, 0) => return Progress::Nothing,
+                    (0, _) => break,
+                    _ => continue,
+                }
+            };
             if events > 0 && bytes.len() + record.len() > BLOCK_SIZE_BYTES_MAX {
                 break;
             }
@@ -210,7 +293,7 @@ impl Scan {
         }
     }
 
-    /// The event at `position`, which was peeked at, is packed.
+    /// The event at `position`, which was peeked at, is packed or hidden.
     fn pass(&mut self, position: Position) {
         self.reached = position;
         if let Walk::Stream { next, count, direction, .. } = &mut self.walk {

@@ -28,6 +28,10 @@ use crate::core::{
     position::Position,
 };
 
+/// A scan goes so many steps before it is begun anew: then it hides what was hidden since, and holds no
+/// segment that was replaced.
+const STEPS_OF_A_SCAN: u32 = 64;
+
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -57,7 +61,7 @@ pub enum Message {
     Confirmed { id: Uuid, after: Position, head: Position },
     /// Events that match.
     Events(Block),
-    /// Everything up to here was sent or does not match.
+    /// Everything up to here was sent, is hidden or does not match.
     Checkpoint(Position),
     /// The same, and there is nothing more now.
     CaughtUp(Position),
@@ -173,8 +177,8 @@ pub struct Subscription {
 enum State {
     /// Nothing was sent yet.
     New { head: Position },
-    /// Sending what is there.
-    Scanning(Scan),
+    /// Sending what is there, for so many steps more.
+    Scanning(Scan, u32),
     /// Everything that was there was sent.
     AtHead,
 }
@@ -199,7 +203,8 @@ impl Subscription {
                     self.state = State::AtHead;
                     return Ok(Message::Confirmed { id: self.id, after: self.position, head });
                 }
-                State::Scanning(scan) => {
+                State::Scanning(_, 0) => self.state = State::AtHead,
+                State::Scanning(scan, steps) => {
                     // Told before the events that wait are sent, so that it is told in time.
                     let head = self.history.log.watermark().get();
                     let waits = head.get() - self.position.get();
@@ -207,6 +212,7 @@ impl Subscription {
                         self.live = false;
                         return Ok(Message::FellBehind { position: self.position, head });
                     }
+                    *steps -= 1;
                     let progress = scan.step(self.options.batch_size);
                     self.position = scan.reached().max(self.position);
                     match progress {
@@ -234,13 +240,9 @@ impl Subscription {
         let watermark = self.history.log.watermark();
         if watermark.get() > self.position {
             // A new scan also finds names that did not exist before.
-            self.state = State::Scanning(Scan::all(
-                &self.history,
-                &self.options.filter,
-                Direction::Forwards,
-                self.position,
-                0,
-            ));
+            let (filter, forwards) = (&self.options.filter, Direction::Forwards);
+            let scan = Scan::all(&self.history, &*self.clock, filter, forwards, self.position, 0);
+            self.state = State::Scanning(scan, STEPS_OF_A_SCAN);
             return None;
         }
         if !self.live {

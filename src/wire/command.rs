@@ -5,17 +5,25 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
 
 use super::{
     Answers, answers, convert,
     proto::v1::{
         AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CommitRequest,
-        CommitResponse, append_stream_response, command_service_server,
+        CommitResponse, DeleteStreamRequest, DeleteStreamResponse, SetRetentionRequest,
+        SetRetentionResponse, TombstoneStreamRequest, TombstoneStreamResponse,
+        TruncateStreamRequest, TruncateStreamResponse, append_stream_response,
+        command_service_server,
     },
-    status,
+    settings, status,
 };
 use crate::{
-    core::{limits::Limits, store::Answer},
+    core::{
+        limits::Limits,
+        retention::{Change, Setting},
+        store::Answer,
+    },
     service::command::{CommandService, outcome},
 };
 
@@ -36,6 +44,12 @@ impl Commands {
     /// Pipelines end when `stop` is cancelled.
     pub fn new(service: CommandService, limits: Limits, stop: CancellationToken) -> Self {
         Self { service, limits, stop }
+    }
+
+    /// Makes a setting; the position of its event, and whether it changed nothing.
+    async fn set(&self, setting: Setting) -> Result<(u64, bool), Status> {
+        let committed = self.service.commit(setting.proposal(Uuid::now_v7())).await?;
+        Ok((committed.last.get(), committed.recorded_at.is_none()))
     }
 }
 
@@ -59,6 +73,44 @@ impl command_service_server::CommandService for Commands {
         let proposal = convert::commit(request, &self.limits)?;
         let committed = self.service.commit(proposal).await?;
         Ok(Response::new(convert::committed(streams, &committed)))
+    }
+
+    async fn set_retention(
+        &self,
+        request: Request<SetRetentionRequest>,
+    ) -> Result<Response<SetRetentionResponse>, Status> {
+        let setting = settings::set_retention(request.into_inner(), &self.limits)?;
+        let (position, unchanged) = self.set(setting).await?;
+        Ok(Response::new(SetRetentionResponse { position, unchanged }))
+    }
+
+    async fn truncate_stream(
+        &self,
+        request: Request<TruncateStreamRequest>,
+    ) -> Result<Response<TruncateStreamResponse>, Status> {
+        let setting = settings::truncate(&request.into_inner(), &self.limits)?;
+        let (position, unchanged) = self.set(setting).await?;
+        Ok(Response::new(TruncateStreamResponse { position, unchanged }))
+    }
+
+    async fn delete_stream(
+        &self,
+        request: Request<DeleteStreamRequest>,
+    ) -> Result<Response<DeleteStreamResponse>, Status> {
+        let DeleteStreamRequest { stream, expected_version } = request.into_inner();
+        let setting = settings::delete(&stream, expected_version, Change::Delete, &self.limits)?;
+        let (position, unchanged) = self.set(setting).await?;
+        Ok(Response::new(DeleteStreamResponse { position, unchanged }))
+    }
+
+    async fn tombstone_stream(
+        &self,
+        request: Request<TombstoneStreamRequest>,
+    ) -> Result<Response<TombstoneStreamResponse>, Status> {
+        let TombstoneStreamRequest { stream, expected_version } = request.into_inner();
+        let setting = settings::delete(&stream, expected_version, Change::Tombstone, &self.limits)?;
+        let (position, unchanged) = self.set(setting).await?;
+        Ok(Response::new(TombstoneStreamResponse { position, unchanged }))
     }
 
     type AppendStreamStream = Answers<AppendStreamResponse>;

@@ -19,7 +19,7 @@ use crate::{
         position::{Position, Version},
     },
     service::{
-        query::{NameFacts, PageRequest, StreamFacts},
+        query::{NameFacts, PageRequest, StreamFacts, VisibleFacts},
         subscription::{Start, SubscribeOptions},
     },
 };
@@ -76,14 +76,14 @@ impl fmt::Display for InvalidRequest {
 
 /// Where in a request: `writes[2].events[0].type`. Written out only if something is wrong there.
 #[derive(Clone, Copy)]
-enum At<'a> {
+pub(super) enum At<'a> {
     Root,
     Field(&'a At<'a>, &'static str),
     Index(&'a At<'a>, usize),
 }
 
 impl<'a> At<'a> {
-    fn field(&'a self, name: &'static str) -> At<'a> {
+    pub(super) fn field(&'a self, name: &'static str) -> At<'a> {
         At::Field(self, name)
     }
 
@@ -105,14 +105,14 @@ impl fmt::Display for At<'_> {
 
 /// Collects what is wrong.
 #[derive(Default)]
-struct Check(Vec<Violation>);
+pub(super) struct Check(Vec<Violation>);
 
 impl Check {
-    fn wrong(&mut self, at: At<'_>, what: impl fmt::Display) {
+    pub(super) fn wrong(&mut self, at: At<'_>, what: impl fmt::Display) {
         self.0.push(Violation { field: at.to_string(), description: what.to_string() });
     }
 
-    fn finish<T>(self, value: Option<T>) -> Result<T, InvalidRequest> {
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, InvalidRequest> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
             _ => {
@@ -122,7 +122,7 @@ impl Check {
         }
     }
 
-    fn name(&mut self, at: At<'_>, text: &str, bytes_max: usize) -> Option<Name> {
+    pub(super) fn name(&mut self, at: At<'_>, text: &str, bytes_max: usize) -> Option<Name> {
         Name::new(text, bytes_max).map_err(|error| self.wrong(at, error)).ok()
     }
 
@@ -151,7 +151,7 @@ impl Check {
     }
 
     /// A name of a stream that a client may write to.
-    fn stream(&mut self, at: At<'_>, text: &str, limits: &Limits) -> Option<Name> {
+    pub(super) fn stream(&mut self, at: At<'_>, text: &str, limits: &Limits) -> Option<Name> {
         if text.starts_with('$') {
             self.wrong(at, NameError::Reserved);
             return None;
@@ -417,7 +417,7 @@ impl Check {
             let v1::AppendCondition { filters, after } = condition;
             let filter = self.filter(&field.index(index), filters, limits);
             let after = Position::new(after);
-            checked.push(Condition { filter, after, checked: after });
+            checked.push(Condition { filter, after, checked: after, checked_at_micros: 0 });
         }
         checked
     }
@@ -471,7 +471,12 @@ pub fn append(request: v1::AppendRequest, limits: &Limits) -> Result<Proposal, I
     let write = v1::StreamWrite { stream, events, expected_version };
     let write = check.write(&At::Root, write, &mut Budget::default(), limits);
     let conditions = check.conditions(conditions, limits);
-    check.finish(write.map(|write| Proposal { writes: vec![write], conditions, validate_only }))
+    check.finish(write.map(|write| Proposal {
+        writes: vec![write],
+        conditions,
+        validate_only,
+        setting: None,
+    }))
 }
 
 /// A proposal of several writes.
@@ -499,7 +504,7 @@ pub fn commit(request: v1::CommitRequest, limits: &Limits) -> Result<Proposal, I
         }
     }
     let conditions = check.conditions(conditions, limits);
-    check.finish(Some(Proposal { writes: checked, conditions, validate_only }))
+    check.finish(Some(Proposal { writes: checked, conditions, validate_only, setting: None }))
 }
 
 /// The answer to [`append`]'s proposal.
@@ -626,23 +631,18 @@ pub fn subscribe(
 
 impl From<StreamFacts> for v1::StreamInfo {
     fn from(facts: StreamFacts) -> Self {
-        let StreamFacts {
-            name,
-            category,
-            version,
-            first,
-            last,
-            first_recorded_at,
-            last_recorded_at,
-        } = facts;
+        let StreamFacts { name, category, version, visible } = facts;
+        let info = Self { name, category, version: version.get(), ..Self::default() };
+        let Some(visible) = visible else { return info };
+        let VisibleFacts { first_version, first, last, first_recorded_at, last_recorded_at } =
+            visible;
         Self {
-            name,
-            category,
-            version: version.get(),
+            first_version: first_version.get(),
             first_position: first.get(),
             last_position: last.get(),
             first_recorded_at: Some(timestamp(first_recorded_at)),
             last_recorded_at: Some(timestamp(last_recorded_at)),
+            ..info
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod command;
 pub mod convert;
 pub mod empty;
 pub mod query;
+mod settings;
 pub mod status;
 pub mod subscription;
 

@@ -10,11 +10,13 @@ use super::{
     block::EventBlock,
     call, convert,
     proto::v1::{
-        CountRequest, CountResponse, GetEventRequest, GetEventResponse, GetStreamRequest,
-        GetStreamResponse, ListCategoriesRequest, ListCategoriesResponse, ListEventTypesRequest,
-        ListEventTypesResponse, ListStreamsRequest, ListStreamsResponse, ReadAllRequest,
-        ReadStreamRequest, RecordedEvent, get_event_request::Key, query_service_server,
+        CountRequest, CountResponse, GetEventRequest, GetEventResponse, GetRetentionRequest,
+        GetRetentionResponse, GetStreamRequest, GetStreamResponse, ListCategoriesRequest,
+        ListCategoriesResponse, ListEventTypesRequest, ListEventTypesResponse, ListStreamsRequest,
+        ListStreamsResponse, ReadAllRequest, ReadStreamRequest, RecordedEvent,
+        get_event_request::Key, query_service_server,
     },
+    settings,
 };
 use crate::{
     core::{
@@ -148,7 +150,7 @@ impl query_service_server::QueryService for Queries {
         let ListCategoriesRequest { page_size, page_token, min_position } = request.into_inner();
         let page = convert::page(String::new(), page_size, page_token)?;
         self.reach(min_position, patience).await?;
-        let page = self.service.categories(&page);
+        let page = self.service.categories(&page).await;
         Ok(Response::new(ListCategoriesResponse {
             categories: page.items.into_iter().map(Into::into).collect(),
             next_page_token: page.next.unwrap_or_default(),
@@ -163,7 +165,7 @@ impl query_service_server::QueryService for Queries {
         let ListEventTypesRequest { page_size, page_token, min_position } = request.into_inner();
         let page = convert::page(String::new(), page_size, page_token)?;
         self.reach(min_position, patience).await?;
-        let page = self.service.types(&page);
+        let page = self.service.types(&page).await;
         Ok(Response::new(ListEventTypesResponse {
             event_types: page.items.into_iter().map(Into::into).collect(),
             next_page_token: page.next.unwrap_or_default(),
@@ -180,5 +182,16 @@ impl query_service_server::QueryService for Queries {
         self.reach(min_position, patience).await?;
         let (count, position) = self.service.count(&filter).await;
         Ok(Response::new(CountResponse { count, position: position.get() }))
+    }
+    async fn get_retention(
+        &self,
+        request: Request<GetRetentionRequest>,
+    ) -> Result<Response<GetRetentionResponse>, Status> {
+        let patience = call::patience(request.metadata());
+        let GetRetentionRequest { scope, min_position } = request.into_inner();
+        let scope = settings::scope(scope, &self.limits)?;
+        self.reach(min_position, patience).await?;
+        let facts = self.service.retention(&scope);
+        Ok(Response::new(settings::retention(&scope, &facts)))
     }
 }

@@ -78,6 +78,26 @@ impl From<AppendError> for Status {
                     ("position", position.to_string()),
                 ],
             ),
+            E::UnknownStream { stream } => {
+                status(Code::NotFound, "UNKNOWN_STREAM", text, [("stream", stream.to_string())])
+            }
+            E::Tombstoned { stream, version } => status(
+                Code::FailedPrecondition,
+                "STREAM_TOMBSTONED",
+                text,
+                [("stream", stream.to_string()), ("version", version.to_string())],
+            ),
+            E::TruncatesBeyondEnd { before, max } => {
+                let what =
+                    format!("is {before}, at most {max} is allowed: the stream's version + 1");
+                InvalidRequest::one("before_version", what).into()
+            }
+            E::TooManyRules { category, max } => status(
+                Code::FailedPrecondition,
+                "TOO_MANY_RULES",
+                text,
+                [("category", category.to_string()), ("max", max.to_string())],
+            ),
             E::Full { used, max } => status(
                 Code::ResourceExhausted,
                 "FULL",
@@ -102,6 +122,18 @@ impl From<QueryError> for Status {
             E::UnknownStream(stream) => {
                 status(Code::NotFound, "UNKNOWN_STREAM", text, [("stream", short(stream))])
             }
+            E::Deleted { stream, version } => status(
+                Code::NotFound,
+                "STREAM_DELETED",
+                text,
+                [("stream", stream), ("version", version.to_string())],
+            ),
+            E::Tombstoned { stream, version } => status(
+                Code::NotFound,
+                "STREAM_TOMBSTONED",
+                text,
+                [("stream", stream), ("version", version.to_string())],
+            ),
             E::UnknownId(id) => {
                 status(Code::NotFound, "UNKNOWN_EVENT", text, [("id", id.to_string())])
             }

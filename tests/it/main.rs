@@ -6,5 +6,6 @@ mod commit_log;
 mod crash;
 mod grpc;
 mod indexes;
+mod retention_model;
 mod store_model;
 mod support;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use annals::{
     core::{
         append::{AppendError, Committed, Condition, Proposal, Write},
-        clock::ManualClock,
+        clock::{ManualClock, SystemClock},
         commit_log::{CommitLog, CommitLogError, memory::Memory},
         event::NewEvent,
         filter::{Clause, Filter, plan::Direction},
@@ -178,12 +178,13 @@ impl Call {
         };
         let condition = |(filter, after): &(Filter, u64)| {
             let after = Position::new(*after);
-            Condition { filter: filter.clone(), after, checked: after }
+            Condition { filter: filter.clone(), after, checked: after, checked_at_micros: 0 }
         };
         Proposal {
             writes: self.writes.iter().map(write).collect(),
             conditions: self.conditions.iter().map(condition).collect(),
             validate_only: self.validate_only,
+            setting: None,
         }
     }
 }
@@ -395,7 +396,7 @@ proptest! {
         let after = cursor.index(model.events.len() + 2) as u64;
         for filter in filters.iter().chain(&[Filter::default()]) {
             let all = model.matching(filter);
-            let scan = |direction| Scan::all(history, filter, direction, Position::new(after), limit);
+            let scan = |direction| Scan::all(history, &SystemClock, filter, direction, Position::new(after), limit);
             let forwards = take(all.iter().copied().filter(|at| *at > after).collect());
             prop_assert_eq!(positions(scan(Direction::Forwards), batch), forwards);
             let before = |at: &u64| after == 0 || *at < after;
@@ -404,7 +405,7 @@ proptest! {
         }
         for stream in STREAMS {
             let all = model.stream(stream);
-            let scan = |direction| Scan::stream(history, stream, direction, Version::new(after), limit);
+            let scan = |direction| Scan::stream(history, &SystemClock, stream, direction, Version::new(after), limit);
             if all.is_empty() {
                 prop_assert!(scan(Direction::Forwards).is_none());
                 continue;
@@ -463,8 +464,14 @@ fn after_a_failed_write_or_sync_nothing_is_seen_and_nothing_is_taken() {
             assert!(matches!(append(&store, new()), Err(AppendError::OutcomeUnknown(_))));
             assert_eq!(store.history().log.watermark().get(), Position::new(1));
         }
-        let scan =
-            Scan::all(store.history(), &Filter::default(), Direction::Forwards, Position::ZERO, 0);
+        let scan = Scan::all(
+            store.history(),
+            &SystemClock,
+            &Filter::default(),
+            Direction::Forwards,
+            Position::ZERO,
+            0,
+        );
         assert_eq!(positions(scan, 10), [1]);
     }
 }

@@ -10,6 +10,7 @@ use crate::core::{
     index::{map::IndexMap, positions::Positions},
     name::Name,
     position::Position,
+    retention::Visibility,
 };
 
 /// Which way to walk.
@@ -92,15 +93,16 @@ impl Cursor {
     }
 }
 
-/// The first positions after `after`, up to `to`, that `filter` matches: at most `max`, with at most
-/// `budget` jumps. The second value says up to where it has looked. `to` is a watermark that was taken
-/// before, or the sequencer's head.
+/// The first positions after `after`, up to `to`, that `filter` matches and that are not hidden: at most
+/// `max`, with at most `budget` jumps and hidden matches. The second value says up to where it has looked.
+/// `to` is a watermark that was taken before, or the sequencer's head.
 pub fn matches(
     filter: &Filter,
     history: &History,
     (after, to): (Position, Position),
     max: usize,
     mut budget: u32,
+    mut visibility: Option<&mut Visibility>,
 ) -> (Vec<Position>, Position) {
     let mut found = Vec::new();
     let mut cursor = Cursor::new(filter, history, to, Direction::Forwards);
@@ -108,9 +110,13 @@ pub fn matches(
     loop {
         match cursor.seek(from, &mut budget) {
             Step::Found(position) => {
-                found.push(position);
                 from = position.next();
-                if found.len() == max {
+                if visibility.as_mut().is_some_and(|visibility| visibility.hides(position)) {
+                    budget = budget.saturating_sub(1);
+                } else {
+                    found.push(position);
+                }
+                if found.len() == max || budget == 0 {
                     return (found, position);
                 }
             }

@@ -529,3 +529,37 @@ fn parse_timestamp(mut bytes: &[u8]) -> Result<Timestamp, FormatError> {
     }
     Timestamp::new(seconds, nanos).ok_or(FormatError::Timestamp)
 }
+
+/// The stream and the version of a record, or of what is left of one; reads nothing behind them.
+///
+/// # Panics
+/// As [`EventView::of`].
+pub fn stream_and_version(record: &[u8]) -> (&str, Version) {
+    let mut rest = message(record);
+    let mut version = Version::ZERO;
+    while let Some(field) = take_field(&mut rest).expect("the log holds what we wrote") {
+        match field {
+            (3, Value::Number(value)) => version = Version::new(value),
+            (6, Value::Bytes(stream)) => {
+                let stream = str::from_utf8(stream).expect("the log holds what we wrote");
+                return (stream, version);
+            }
+            _ => {}
+        }
+    }
+    unreachable!("every event has a stream")
+}
+
+/// When the event of a record, or of what is left of one, was recorded.
+///
+/// # Panics
+/// As [`EventView::of`].
+pub fn recorded_at(record: &[u8]) -> Timestamp {
+    let mut rest = message(record);
+    while let Some(field) = take_field(&mut rest).expect("the log holds what we wrote") {
+        if let (4, Value::Bytes(moment)) = field {
+            return parse_timestamp(moment).expect("the log holds what we wrote");
+        }
+    }
+    unreachable!("every event was recorded at some time")
+}

@@ -277,6 +277,22 @@ impl Reader {
         Some(Slice { bytes: segment.slice(begin..end), last: low })
     }
 
+    /// The first position whose event was recorded at or after `micros`; behind the head if none was.
+    pub fn first_recorded_at_or_after(&self, micros: i64) -> Position {
+        // Recorded time never falls.
+        let (mut low, mut high) = (Position::new(1), self.head.next());
+        while low < high {
+            let middle = Position::new(low.get() + (high.get() - low.get()) / 2);
+            let record = self.trace(middle).expect("at most the head");
+            if format::recorded_at(record).micros() < micros {
+                low = middle.next();
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
     fn visible(&self, position: Position) -> bool {
         Position::ZERO < position && position <= self.head
     }

@@ -13,8 +13,10 @@ use annals::wire::{
     block::EventBlock,
     proto::v1::{
         AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CaughtUp,
-        CommitRequest, CommitResponse, RecordedEvent, SubscribeRequest, SubscribeResponse,
-        SubscriptionConfirmed,
+        CommitRequest, CommitResponse, DeleteStreamRequest, DeleteStreamResponse, RecordedEvent,
+        SetRetentionRequest, SetRetentionResponse, SubscribeRequest, SubscribeResponse,
+        SubscriptionConfirmed, TombstoneStreamRequest, TombstoneStreamResponse,
+        TruncateStreamRequest, TruncateStreamResponse,
         append_stream_response::Result as Answer,
         command_service_server::{CommandService, CommandServiceServer},
         recorded_event::Data,
@@ -75,6 +77,34 @@ impl CommandService for Fake {
 
     async fn commit(&self, _: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
         Err(Status::unimplemented("commit"))
+    }
+
+    async fn set_retention(
+        &self,
+        _: Request<SetRetentionRequest>,
+    ) -> Result<Response<SetRetentionResponse>, Status> {
+        Err(Status::unimplemented("set_retention"))
+    }
+
+    async fn truncate_stream(
+        &self,
+        _: Request<TruncateStreamRequest>,
+    ) -> Result<Response<TruncateStreamResponse>, Status> {
+        Err(Status::unimplemented("truncate_stream"))
+    }
+
+    async fn delete_stream(
+        &self,
+        _: Request<DeleteStreamRequest>,
+    ) -> Result<Response<DeleteStreamResponse>, Status> {
+        Err(Status::unimplemented("delete_stream"))
+    }
+
+    async fn tombstone_stream(
+        &self,
+        _: Request<TombstoneStreamRequest>,
+    ) -> Result<Response<TombstoneStreamResponse>, Status> {
+        Err(Status::unimplemented("tombstone_stream"))
     }
 
     async fn append_stream(

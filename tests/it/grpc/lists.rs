@@ -30,6 +30,7 @@ fn streams(model: &Model) -> Vec<StreamInfo> {
         StreamInfo {
             category: model::category(&name).to_owned(),
             version,
+            first_version: 1,
             first_position: first.position,
             last_position,
             first_recorded_at: first.recorded_at,

@@ -16,6 +16,7 @@ mod min_position;
 mod pipeline;
 mod race;
 mod read;
+mod retention;
 mod stop;
 mod strangers;
 mod subscribe;
