@@ -20,10 +20,9 @@ use crate::{
     core::{
         clock::{Clock, SystemClock, Timestamp},
         commit_log::CommitLogError,
-        store::Store,
     },
     service::{command::CommandService, query::QueryService, subscription::SubscriptionService},
-    storage::{self, StorageError},
+    storage::{self, Storage, StorageError},
     wire::{
         admin::Admin,
         call::CallLayer,
@@ -83,7 +82,7 @@ pub async fn run(
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
-    let routes = routes(&config, &store, &clock, &stop, health.clone()).await?;
+    let routes = routes(&config, &storage, &clock, &stop, health.clone()).await?;
     let routes = routes.add_service(health_service);
 
     if let Ok(address) = listener.local_addr() {
@@ -158,11 +157,12 @@ const SERVICES: [&str; 4] = [
 
 async fn routes(
     config: &Config,
-    store: &Arc<Store>,
+    storage: &Storage,
     clock: &Arc<dyn Clock>,
     stop: &CancellationToken,
     health: HealthReporter,
 ) -> Result<Routes, ServerError> {
+    let store = &storage.store;
     let limits = config.limits;
     let history = store.history();
     let subscriptions = SubscriptionService::new(
@@ -176,6 +176,7 @@ async fn routes(
     let queries = Queries::new(queries, limits);
     let admin = Admin {
         store: Arc::clone(store),
+        compactor: storage.compactor(),
         subscriptions: subscriptions.clone(),
         limits,
         sync: config.data.is_some().then_some(config.sync),

@@ -6,7 +6,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -26,15 +25,11 @@ use crate::{
         position::Position,
         sequencer::Sequencer,
         store::Store,
-        upkeep::{DataFiles, Due, Upkeep},
+        upkeep::{DataFiles, Upkeep},
     },
+    service::upkeep::{Compactor, Upkeeper},
 };
 
-/// So often the upkeep looks whether there is something to do.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// What others do comes first.
-#[cfg(target_os = "linux")]
-const UPKEEP_NICENESS: i32 = 10;
 /// While the history is read back, so often is told how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -85,58 +80,6 @@ impl Leader {
     }
 }
 
-/// The thread of the upkeep.
-pub struct Upkeeper {
-    thread: std::thread::JoinHandle<()>,
-    stop: mpsc::SyncSender<()>,
-}
-
-impl Upkeeper {
-    fn start(mut upkeep: Upkeep) -> Result<Self, StorageError> {
-        let (stop, stopped) = mpsc::sync_channel(1);
-        let thread =
-            std::thread::Builder::new().name("annals-upkeep".to_owned()).spawn(move || {
-                // Of this thread only; where it is not allowed it is as it was.
-                #[cfg(target_os = "linux")]
-                let _ = rustix::process::setpriority_process(None, UPKEEP_NICENESS);
-                while stopped.recv_timeout(UPKEEP_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout)
-                {
-                    keep_up(&mut upkeep, Due::Sometimes);
-                }
-                keep_up(&mut upkeep, Due::AtEnd);
-            })?;
-        Ok(Self { thread, stop })
-    }
-
-    /// Returns when what saves time at the next start is written. To call when nothing is appended any
-    /// more.
-    pub fn stop(self) {
-        // The thread is there until it is told.
-        let _ = self.stop.send(());
-        if self.thread.join().is_err() {
-            tracing::error!("the upkeep has panicked");
-        }
-    }
-}
-
-/// What fails here fails again next time, and nothing is lost by it: it is told.
-fn keep_up(upkeep: &mut Upkeep, due: Due) {
-    let started = Instant::now();
-    match upkeep.map_sealed() {
-        Ok(0) => {}
-        Ok(segments) => tracing::debug!(segments, "sealed segments mapped"),
-        Err(error) => tracing::warn!(%error, "sealed segments stay in memory"),
-    }
-    match upkeep.write_indexes(due) {
-        Ok(None) => {}
-        Ok(Some(head)) => {
-            let seconds = started.elapsed().as_secs_f64();
-            tracing::info!(%head, seconds, "indexes written");
-        }
-        Err(error) => tracing::warn!(%error, "indexes not written; the next start takes longer"),
-    }
-}
-
 /// The store, and the threads that it has.
 pub struct Storage {
     pub store: Arc<Store>,
@@ -145,6 +88,11 @@ pub struct Storage {
 }
 
 impl Storage {
+    /// What removes the events that are gone.
+    pub fn compactor(&self) -> Compactor {
+        self.upkeeper.compactor()
+    }
+
     /// Returns when everything that waited is decided and safe, and the next start prepared.
     pub fn stop(self) {
         if let Some(leader) = self.leader {
@@ -164,7 +112,8 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
     let Some(path) = config.data.clone() else {
         let store = store(Sequencer::new(LogWriter::new(), Box::new(Memory)));
         let upkeep = Upkeep::new(Arc::clone(store.history()), None, Position::ZERO);
-        return Ok(Storage { store, leader: None, upkeeper: Upkeeper::start(upkeep)? });
+        let upkeeper = Upkeeper::start(upkeep, Arc::clone(&store))?;
+        return Ok(Storage { store, leader: None, upkeeper });
     };
     let sync = config.sync;
     let (sequencer, files, snapshot) = tokio::task::spawn_blocking(move || read_back(&path, sync))
@@ -173,7 +122,8 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
     let store = store(sequencer);
     let leader = Leader::start(&store, sync)?;
     let upkeep = Upkeep::new(Arc::clone(store.history()), Some(files), snapshot);
-    Ok(Storage { store, leader: Some(leader), upkeeper: Upkeeper::start(upkeep)? })
+    let upkeeper = Upkeeper::start(upkeep, Arc::clone(&store))?;
+    Ok(Storage { store, leader: Some(leader), upkeeper })
 }
 
 fn read_back(

@@ -79,6 +79,9 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
             ),
             ("memory: indexes", size(indexes)),
         ]);
+        if memory.file_bytes > 0 {
+            rows.push(("sealed files", size(memory.file_bytes)));
+        }
         if memory.resident_bytes > 0 {
             rows.push(("memory: process", size(memory.resident_bytes)));
         }
@@ -119,6 +122,7 @@ fn to_json(info: &GetInfoResponse) -> Value {
             "streamBytes": memory.stream_bytes,
             "postingBytes": memory.posting_bytes,
             "residentBytes": memory.resident_bytes,
+            "fileBytes": memory.file_bytes,
         })),
         "limits": info.limits.as_ref().map(|limits| json!({
             "eventBytesMax": limits.event_bytes_max,

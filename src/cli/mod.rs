@@ -8,6 +8,7 @@ pub mod cloud_events;
 
 mod append;
 mod client;
+mod compact;
 mod export;
 mod filter;
 mod import;
@@ -40,6 +41,7 @@ Commands
   info      Show what the server is and holds
   import    Append CloudEvents from a file
   export    Write events to a file as CloudEvents
+  compact   Remove what retention and deletion have hidden
   help      Explain a command: annals help append
 
 Quickstart
@@ -66,6 +68,7 @@ enum Command {
     Info(info::InfoArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
+    Compact(compact::CompactArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -103,6 +106,7 @@ fn client(command: Command) -> Result<(), CliError> {
             Command::Info(args) => info::run(args).await,
             Command::Import(args) => import::run(args).await,
             Command::Export(args) => export::run(args).await,
+            Command::Compact(args) => compact::run(args).await,
         }
     })
 }

@@ -7,17 +7,17 @@
 #[cfg(feature = "loom")]
 pub use loom::sync::{
     Mutex,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 #[cfg(all(feature = "shuttle", not(feature = "loom")))]
 pub use shuttle::sync::{
     Mutex,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
 pub use std::sync::{
     Mutex,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use std::sync::Arc;

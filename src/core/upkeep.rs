@@ -1,16 +1,23 @@
 //! What is done beside appends and reads, at low priority, by one thread: sealed segments become memory
-//! maps of their files, and the indexes are written to disk.
+//! maps of their files, the indexes are written to disk, and what is gone is removed from the segments.
 //!
 //! Nothing here is waited for by a reader or by the sequencer: a segment is put in another's place in one
 //! step, and who reads the old one goes on with it.
 
 use std::{io, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{
-    commit_log::disk::{files::Files, segment_name, snapshot},
+    commit_log::disk::{UNFINISHED, files::Files, segment_name, snapshot},
     history::History,
-    log::segment::{Home, Segment},
+    log::{
+        compaction::{Compacted, compact, survey},
+        format,
+        segment::{Home, Segment},
+    },
     position::Position,
+    retention::Visibility,
 };
 
 /// The indexes are written when so many events are new, or a quarter of all, whichever is more: then all
@@ -18,6 +25,10 @@ use super::{
 const SNAPSHOT_EVENTS_MIN: u64 = 1_000_000;
 /// At the end of the process they are written if so many are new: fewer are indexed sooner.
 const SNAPSHOT_AT_END_EVENTS_MIN: u64 = 20_000;
+
+/// A segment is rewritten when this part of its bytes is gone: 1 in so many. Then all rewriting together
+/// writes at most so many times what is removed.
+const GONE_SHARE: usize = 4;
 
 /// The files of a data directory.
 #[derive(Clone)]
@@ -35,6 +46,24 @@ pub enum Due {
     AtEnd,
 }
 
+/// Which segments are rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Those of which enough is gone.
+    Enough,
+    /// Those of which anything is gone.
+    Any,
+}
+
+/// What a compaction has removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub segments: u64,
+    pub events: u64,
+    /// How much smaller the segments are.
+    pub bytes: u64,
+}
+
 /// The work, and what it has to know from one time to the next.
 pub struct Upkeep {
     history: Arc<History>,
@@ -42,12 +71,14 @@ pub struct Upkeep {
     files: Option<DataFiles>,
     /// Up to where the indexes are written.
     snapshot: Position,
+    /// The first position of the segment that was looked at last.
+    looked_at: Position,
 }
 
 impl Upkeep {
     /// The upkeep of `history`, whose indexes are written up to `snapshot`.
     pub fn new(history: Arc<History>, files: Option<DataFiles>, snapshot: Position) -> Self {
-        Self { history, files, snapshot }
+        Self { history, files, snapshot, looked_at: Position::ZERO }
     }
 
     /// Puts a map of its file in the place of each sealed segment that is in memory. How many were.
@@ -95,4 +126,107 @@ impl Upkeep {
         self.snapshot = reader.head();
         Ok(Some(self.snapshot))
     }
+
+    /// Looks at the next sealed segment, round and round, and removes what is gone if it is enough.
+    pub fn compact_next(&mut self) -> io::Result<Removed> {
+        let Some(mut visibility) = self.visibility() else { return Ok(Removed::default()) };
+        let segments = self.history.log.segments();
+        let next = segments.partition_point(|segment| segment.first() <= self.looked_at);
+        let next = if next + 1 < segments.len() { next } else { 0 };
+        self.looked_at = segments[next].first();
+        self.compact_segment(&segments, next, &mut visibility, Gone::Enough)
+    }
+
+    /// Removes everything that is gone from all sealed segments.
+    pub fn compact(&self) -> io::Result<Removed> {
+        let Some(mut visibility) = self.visibility() else { return Ok(Removed::default()) };
+        let segments = self.history.log.segments();
+        let mut all = Removed::default();
+        for index in 0..segments.len() {
+            let removed = self.compact_segment(&segments, index, &mut visibility, Gone::Any)?;
+            all.segments += removed.segments;
+            all.events += removed.events;
+            all.bytes += removed.bytes;
+        }
+        Ok(all)
+    }
+
+    /// Whether anything is gone of the segment that is being written: it has to be sealed before that can
+    /// be removed.
+    pub fn active_has_gone(&self) -> bool {
+        let Some(mut visibility) = self.visibility() else { return false };
+        let segments = self.history.log.segments();
+        let active = &segments[segments.len() - 1];
+        let head = visibility.reader().head();
+        head >= active.first() && survey(active, head, is_gone(&mut visibility)).events > 0
+    }
+
+    /// What is hidden now, if anything can be. The time is that at which the head was recorded: every node
+    /// comes to the same.
+    fn visibility(&self) -> Option<Visibility> {
+        let reader = self.history.log.reader();
+        let head = reader.trace(reader.head())?;
+        let now = format::recorded_at(head).micros();
+        let retention = &self.history.retention;
+        let empty = retention.is_empty(reader.head());
+        (!empty).then(|| retention.visibility(&self.history, reader.clone(), now))
+    }
+
+    fn compact_segment(
+        &self,
+        segments: &[Arc<Segment>],
+        index: usize,
+        visibility: &mut Visibility,
+        gone: Gone,
+    ) -> io::Result<Removed> {
+        let (segment, Some(next)) = (&segments[index], segments.get(index + 1)) else {
+            return Ok(Removed::default());
+        };
+        let (first, last) = (segment.first(), next.first().previous());
+        let sealed = match self.files {
+            Some(_) => segment.home() == Home::File,
+            None => true,
+        };
+        if !sealed || last > visibility.reader().head() {
+            return Ok(Removed::default());
+        }
+        let size = segment.readable(0..).len();
+        let found = survey(segment, last, is_gone(visibility));
+        let enough = gone == Gone::Any || found.bytes * GONE_SHARE >= size;
+        if found.events == 0 || !enough {
+            return Ok(Removed::default());
+        }
+        let compacted = compact(segment, last, is_gone(visibility));
+        let Compacted { bytes, offsets, removed } = compacted;
+        let smaller = size.saturating_sub(bytes.len()) as u64;
+        let (bytes, home) = match &self.files {
+            Some(files) => (rewrite(&*files.segments, first, &bytes)?, Home::File),
+            None => (bytes, Home::Memory),
+        };
+        self.history.log.replace(Arc::new(Segment::fixed(first, bytes, offsets, home)));
+        Ok(Removed { segments: 1, events: removed, bytes: smaller })
+    }
+}
+
+fn is_gone(visibility: &mut Visibility) -> impl FnMut(&[u8]) -> bool {
+    |record| {
+        let (stream, version) = format::stream_and_version(record);
+        visibility.is_hidden(stream, version)
+    }
+}
+
+/// Puts a file of these bytes in the place of the segment's: after a crash it is the old one or the new
+/// one, whole.
+fn rewrite(files: &dyn Files, first: Position, bytes: &[u8]) -> io::Result<Bytes> {
+    let name = segment_name(first);
+    let unfinished = format!("{name}{UNFINISHED}");
+    if files.list()?.contains(&unfinished) {
+        files.remove(&unfinished)?;
+    }
+    let mut file = files.open(&unfinished, true)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    files.rename(&unfinished, &name)?;
+    files.sync_names()?;
+    files.map(&name)
 }

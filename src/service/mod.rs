@@ -5,3 +5,4 @@ mod counts;
 pub mod query;
 pub mod scan;
 pub mod subscription;
+pub mod upkeep;

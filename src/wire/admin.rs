@@ -6,16 +6,20 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert,
-    proto::v1::{self, GetInfoRequest, GetInfoResponse, Memory, Mode, admin_service_server},
+    proto::v1::{
+        self, CompactRequest, CompactResponse, GetInfoRequest, GetInfoResponse, Memory, Mode,
+        admin_service_server,
+    },
 };
 use crate::{
     core::{clock::Timestamp, commit_log::disk::SyncMode, limits::Limits, store::Store},
-    service::subscription::SubscriptionService,
+    service::{subscription::SubscriptionService, upkeep::Compactor},
 };
 
 /// The service on the wire.
 pub struct Admin {
     pub store: Arc<Store>,
+    pub compactor: Compactor,
     pub subscriptions: SubscriptionService,
     pub limits: Limits,
     /// `None`: memory mode.
@@ -53,15 +57,29 @@ impl admin_service_server::AdminService for Admin {
             },
         }))
     }
+
+    async fn compact(
+        &self,
+        _: Request<CompactRequest>,
+    ) -> Result<Response<CompactResponse>, Status> {
+        let removed = self.compactor.compact().await?;
+        Ok(Response::new(CompactResponse {
+            segment_count: removed.segments,
+            event_count: removed.events,
+            freed_bytes: removed.bytes,
+        }))
+    }
 }
 
 fn memory(store: &Store) -> Memory {
     let history = store.history();
     let (segment_bytes, offset_bytes) = history.log.allocated();
+    let (in_memory, in_files) = history.log.size();
     let postings = [&history.categories, &history.types, &history.tags];
     Memory {
         segment_bytes: segment_bytes as u64,
-        event_bytes: history.log.size() as u64,
+        event_bytes: in_memory as u64,
+        file_bytes: in_files as u64,
         offset_bytes: offset_bytes as u64,
         event_id_bytes: history.ids.allocated() as u64,
         stream_bytes: history.streams.allocated() as u64,

@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::convert::InvalidRequest;
 use crate::{
     core::append::AppendError,
-    service::{query::QueryError, subscription::SubscribeError},
+    service::{query::QueryError, subscription::SubscribeError, upkeep::CompactError},
 };
 
 /// The domain of every `ErrorInfo`.
@@ -110,6 +110,19 @@ impl From<AppendError> for Status {
                 tracing::error!(%reason, "append failed");
                 status(Code::Unknown, "OUTCOME_UNKNOWN", text, [])
             }
+        }
+    }
+}
+
+impl From<CompactError> for Status {
+    fn from(error: CompactError) -> Self {
+        use CompactError as E;
+        let text = error.to_string();
+        match error {
+            E::Disk(_) => status(Code::Internal, "COMPACTION_FAILED", text, []),
+            E::Append(error) => error.into(),
+            E::Busy => status(Code::ResourceExhausted, "OVERLOADED", text, []),
+            E::Stopping => shutting_down(),
         }
     }
 }

@@ -133,6 +133,9 @@ impl FaultyDisk {
                 let file = state.files.remove(&to).unwrap();
                 state.files.insert(from, file);
                 replaced.map(|file| state.files.insert(to, file));
+            } else {
+                // It has come to the disk.
+                state.files.get_mut(&to).unwrap().name_is_safe = true;
             }
         }
         state.files.retain(|_, file| file.name_is_safe || choose(2) == 0);

@@ -3,6 +3,7 @@
 
 mod cli;
 mod commit_log;
+mod compaction;
 mod crash;
 mod grpc;
 mod indexes;

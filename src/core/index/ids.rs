@@ -48,6 +48,8 @@ pub struct IdWriter {
     /// How many entries each shard has.
     counts: Box<[u32]>,
     allocated: usize,
+    /// Entries of positions below need not be kept.
+    floor: Position,
 }
 
 /// Where an id belongs. Worked out once for a look-up and an insertion.
@@ -169,7 +171,7 @@ impl IdWriter {
             keys,
         });
         let allocated = index.allocated();
-        Some(Self { index, shards, counts, allocated })
+        Some(Self { index, shards, counts, allocated, floor: Position::ZERO })
     }
 
     /// The look-up that anyone may use.
@@ -206,18 +208,30 @@ impl IdWriter {
             put(entries, entry);
             return;
         }
-        let larger = empty(entries.len() + entries.len().div_ceil(4));
-        for old in entries.iter() {
-            // Relaxed: nobody else writes.
-            let old = old.load(Ordering::Relaxed);
-            if old != 0 {
-                put(&larger, old);
-            }
+        // Relaxed: nobody else writes.
+        let old = entries.iter().map(|entry| entry.load(Ordering::Relaxed));
+        let kept: Vec<u64> =
+            old.filter(|old| *old != 0 && position_of(*old) >= self.floor).collect();
+        let count = kept.len() + 1;
+        // Where nothing is below the floor: a quarter more.
+        let capacity = if count < entries.len() / 2 {
+            SHARD_CAPACITY_MIN.max(2 * count)
+        } else {
+            entries.len() + entries.len().div_ceil(4)
+        };
+        let larger = empty(capacity);
+        for entry in kept.into_iter().chain([entry]) {
+            put(&larger, entry);
         }
-        put(&larger, entry);
-        self.allocated += 8 * (larger.len() - entries.len());
+        self.allocated = self.allocated + 8 * larger.len() - 8 * entries.len();
+        self.counts[shard] = u32::try_from(count).expect("a shard's are few");
         self.shards[shard] = Arc::new(larger);
         self.index.shards[shard].store(Arc::clone(&self.shards[shard]));
+    }
+
+    /// From now on ids of positions below `floor` may be forgotten: as room is needed.
+    pub fn forget(&mut self, floor: Position) {
+        self.floor = floor;
     }
 
     /// Memory held.
@@ -277,6 +291,29 @@ mod tests {
 
     fn place(position: Position) -> usize {
         usize::try_from(position.get() - 1).expect("a small number")
+    }
+
+    #[test]
+    fn ids_that_may_be_forgotten_make_room_and_others_are_found() {
+        const KEPT: u64 = 10_000;
+        let mut writer = IdWriter::new();
+        let index = Arc::clone(writer.index());
+        let id = |position: u64| Uuid::from_u128(position.into());
+        let mut most = 0;
+        for position in 1..=20 * KEPT {
+            writer.insert(index.place(&id(position)), Position::new(position));
+            writer.forget(Position::new(position.saturating_sub(KEPT)));
+            assert_eq!(writer.allocated(), index.allocated());
+            most = most.max(writer.allocated());
+            if position % 977 == 0 {
+                for kept in position.saturating_sub(KEPT).max(1)..=position {
+                    let found = index.find(&id(kept), |at| at.get() == kept);
+                    assert_eq!(found, Some(Position::new(kept)));
+                }
+            }
+        }
+        let most = u64::try_from(most).expect("a size");
+        assert!(most < 50 * KEPT + 200_000, "{most} bytes for {KEPT} ids");
     }
 
     #[test]

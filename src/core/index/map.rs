@@ -59,14 +59,34 @@ impl IndexMap {
 
     /// Notes a name that is not there with all its positions.
     pub fn insert(&self, name: Name, list: PositionList) {
-        // A name in its allocation, an entry of the map at its usual load, the list's allocation, and a
-        // node of the skip list with the mean height of its tower.
-        let listed = if self.names.is_some() { 56 } else { 0 };
-        self.grow(name.as_str().len() + 16 + 64 + 16 + listed + list.allocated());
+        self.grow(self.name_size(&name) + list.allocated());
         self.lists.pin().insert(name.clone(), Arc::new(list));
         if let Some(names) = &self.names {
             names.insert(name);
         }
+    }
+
+    /// Forgets positions of `name` below `floor`, as far as whole blocks go, and the name with its last
+    /// one.
+    pub fn forget(&self, name: &str, floor: Position, writer: &mut SoleWriter) {
+        let lists = self.lists.pin();
+        let Some((name, list)) = lists.get_key_value(name) else { return };
+        let freed = list.forget(floor, writer).unwrap_or_else(|| {
+            if let Some(names) = &self.names {
+                names.remove(name);
+            }
+            lists.remove(name);
+            self.name_size(name) + list.allocated()
+        });
+        // Relaxed: a number to look at, and nobody else writes.
+        self.allocated.fetch_sub(freed, Ordering::Relaxed);
+    }
+
+    /// A name in its allocation, an entry of the map at its usual load, the list's allocation, and a node
+    /// of the skip list with the mean height of its tower.
+    fn name_size(&self, name: &Name) -> usize {
+        let listed = if self.names.is_some() { 56 } else { 0 };
+        name.as_str().len() + 16 + 64 + 16 + listed
     }
 
     /// The positions of `name`; `None` if it has none.

@@ -141,6 +141,23 @@ impl PositionList {
         grown
     }
 
+    /// Forgets positions below `floor`, as far as whole blocks go: how many bytes the list is smaller by.
+    /// What is left is counted as before. `None`: all of the list is below, and nothing was changed.
+    pub fn forget(&self, floor: Position, _: &mut SoleWriter) -> Option<usize> {
+        let below = |block: &Block| block.get(block.len() - 1) < floor.get();
+        if !self.0.with(|blocks| below(&blocks[0])) {
+            return Some(0);
+        }
+        let blocks = self.0.load();
+        let forgotten = blocks.partition_point(|block| below(block));
+        if forgotten == blocks.len() {
+            return None;
+        }
+        let freed = blocks[..forgotten].iter().map(|block| block.allocated()).sum();
+        self.0.store(Arc::new(blocks[forgotten..].to_vec()));
+        Some(freed)
+    }
+
     /// The positions as of now. Those that a watermark covers that was taken before are all in it.
     pub fn view(&self) -> Positions {
         Positions { blocks: self.0.load() }
@@ -162,10 +179,10 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// How many are at most `head`.
+    /// How many are at most `head`, forgotten ones among them: what is asked for is not below those.
     pub fn count(&self, head: Position) -> u64 {
         // All but the newest few are below the head: look from the end, then bisect.
-        let Some(block) = self.block(head) else { return 0 };
+        let Some(block) = self.block(head) else { return self.blocks[0].before };
         block.before + Self::rank(block, head.get()) as u64
     }
 
@@ -177,15 +194,15 @@ impl Positions {
             .take_while(move |position| *position <= head.get())
     }
 
-    /// The `index`-th one, from 0.
+    /// The `index`-th one, from 0; `None` where there is none, or it is forgotten.
     pub fn get(&self, index: u64) -> Option<Position> {
         let after = self.blocks.partition_point(|block| block.before <= index);
-        let block = &self.blocks[after - 1];
+        let block = &self.blocks[after.checked_sub(1)?];
         let inside = usize::try_from(index - block.before).ok()?;
         (inside < block.len()).then(|| Position::new(block.get(inside)))
     }
 
-    /// The first one.
+    /// The first one that is not forgotten.
     pub fn first(&self) -> Position {
         Position::new(self.blocks[0].first)
     }
@@ -282,6 +299,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_list_that_forgets_counts_on() {
+        let mut writer = SoleWriter::new();
+        let list = PositionList::new(Position::new(10));
+        let all: Vec<u64> = (1..=5000).map(|number| 10 * number).collect();
+        for position in &all[1..] {
+            list.push(Position::new(*position), &mut writer);
+        }
+        let mut allocated = list.allocated();
+        for floor in [5, 10, 11, 10_000, 30_000, 49_990] {
+            let before = list.view();
+            let freed = list.forget(Position::new(floor), &mut writer).expect("something is left");
+            assert_eq!(list.allocated(), allocated - freed);
+            allocated -= freed;
+            assert!(
+                before.up_to(Position::MAX).count() >= list.view().up_to(Position::MAX).count()
+            );
+            let view = list.view();
+            assert!(view.first() <= Position::new(floor.max(10)), "nothing above it is forgotten");
+            for (index, position) in all.iter().enumerate().filter(|(_, at)| **at >= floor) {
+                assert_eq!(view.get(index as u64), Some(Position::new(*position)));
+                assert_eq!(view.count(Position::new(*position)), index as u64 + 1);
+            }
+        }
+        assert!(list.view().first() > Position::new(30_000), "whole blocks are forgotten");
+        assert_eq!(list.view().get(0), None);
+        assert_eq!(list.forget(Position::new(50_001), &mut writer), None);
+        list.push(Position::new(60_000), &mut writer);
+        assert_eq!(list.view().count(Position::MAX), 5001);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! `commit_log`'s, finding events is `index`'s.
 
 pub mod chain;
+pub mod compaction;
 pub mod format;
 pub mod segment;
 pub mod watermark;
@@ -28,7 +29,7 @@ use self::{
 };
 use super::{
     position::Position,
-    sync::{AtomicUsize, Mutex, Ordering, Snapshot},
+    sync::{AtomicBool, AtomicUsize, Mutex, Ordering, Snapshot},
 };
 
 type Table = Vec<Arc<Segment>>;
@@ -39,6 +40,8 @@ pub struct Log {
     table: Snapshot<Table>,
     /// Held while the table is changed, which is short and rare.
     changes: Mutex<()>,
+    /// Somebody wants the next commit to begin a segment.
+    seal_wanted: AtomicBool,
     /// Bytes of sealed segments that are in memory. Written under `changes`.
     sealed_bytes: AtomicUsize,
     watermark: Arc<Watermark>,
@@ -74,6 +77,7 @@ impl LogWriter {
         let log = Log {
             table: Snapshot::new(Arc::new(table)),
             changes: Mutex::new(()),
+            seal_wanted: AtomicBool::new(false),
             sealed_bytes: AtomicUsize::new(sealed_bytes),
             watermark: Arc::clone(watermark.shared()),
         };
@@ -95,7 +99,11 @@ impl LogWriter {
         records: &[u32],
         chain: Option<&Hash>,
     ) -> Option<usize> {
-        let begun = (!self.active.fits(bytes.len())).then(|| {
+        let wanted = self.log.seal_wanted.load(Ordering::Relaxed)
+            // Relaxed: it says when, not what.
+            && self.log.seal_wanted.swap(false, Ordering::Relaxed)
+            && first > self.active.segment().first();
+        let begun = (wanted || !self.active.fits(bytes.len())).then(|| {
             let size = self.segment_size.max(bytes.len() + format::HEADER_SIZE_BYTES_MAX);
             let active = SegmentWriter::new(first, size, chain);
             self.log.add(Arc::clone(active.segment()), self.active.size());
@@ -171,14 +179,29 @@ impl Log {
         self.table.store(Arc::new(table));
     }
 
+    /// Makes the next commit begin a segment, so that the one before it is sealed.
+    pub fn seal_at_next_commit(&self) {
+        // Relaxed: as where it is taken.
+        self.seal_wanted.store(true, Ordering::Relaxed);
+    }
+
     /// All segments of now; the last one is being written.
     pub fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
         self.table.load()
     }
 
-    /// How many bytes are written, seals and headers among them, in memory and in files.
-    pub fn size(&self) -> usize {
-        self.table.with(|table| table.iter().map(|segment| segment.readable(0..).len()).sum())
+    /// How many bytes are written, seals and headers among them: in memory, and in files that the memory
+    /// shows.
+    pub fn size(&self) -> (usize, usize) {
+        self.table.with(|table| {
+            table.iter().fold((0, 0), |(memory, files), segment| {
+                let size = segment.readable(0..).len();
+                match segment.home() {
+                    Home::Memory => (memory + size, files),
+                    Home::File => (memory, files + size),
+                }
+            })
+        })
     }
 
     /// Memory set aside for bytes, and for offsets.

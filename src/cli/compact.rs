@@ -1,0 +1,46 @@
+//! `annals compact`: remove what is hidden.
+
+use super::{
+    CliError,
+    client::ServerArgs,
+    output::{Output, grouped},
+};
+use crate::wire::proto::v1::{CompactRequest, CompactResponse};
+
+/// Remove the events that retention, truncation and deletion have hidden
+///
+/// The server does so by itself, now and then, where much of a segment is hidden. This removes all of it
+/// now, from memory and disk. Positions and versions stay as they are.
+#[derive(Debug, clap::Args)]
+pub struct CompactArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub async fn run(args: CompactArgs) -> Result<(), CliError> {
+    let removed = args.server.connect().await?.admin().compact(CompactRequest {}).await?;
+    let CompactResponse { segment_count, event_count, freed_bytes } = removed.into_inner();
+    let mut out = Output::stdout();
+    out.line(|_| {
+        if args.json {
+            let json = serde_json::json!({
+                "segmentCount": segment_count,
+                "eventCount": event_count,
+                "freedBytes": freed_bytes,
+            });
+            json.to_string()
+        } else if event_count == 0 {
+            "nothing to remove".to_owned()
+        } else {
+            let (events, segments) = (grouped(event_count), grouped(segment_count));
+            format!(
+                "removed {events} events from {segments} segments, {} bytes",
+                grouped(freed_bytes)
+            )
+        }
+    })?;
+    Ok(out.flush()?)
+}
