@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_query;
 mod commit;
+mod compact;
 mod compression;
 mod follow;
 mod format;
