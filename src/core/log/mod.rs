@@ -99,8 +99,8 @@ impl LogWriter {
         records: &[u32],
         chain: Option<&Hash>,
     ) -> Option<usize> {
+        // Relaxed, both: it says when, not what.
         let wanted = self.log.seal_wanted.load(Ordering::Relaxed)
-            // Relaxed: it says when, not what.
             && self.log.seal_wanted.swap(false, Ordering::Relaxed)
             && first > self.active.segment().first();
         let begun = (wanted || !self.active.fits(bytes.len())).then(|| {
