@@ -8,6 +8,7 @@ use annals::{
         append::{AppendError, Committed, Condition, Proposal, Write},
         clock::{Clock, ManualClock},
         commit_log::{
+            CommitLog, CommitLogError,
             disk::{self, DataDirectory, SyncMode, files::Directory, snapshot},
             memory::Memory,
         },
@@ -753,4 +754,106 @@ fn runs_of_visible_events_of_every_length_come_whole_and_in_order() {
             assert_eq!(seen, in_order);
         }
     }
+}
+
+/// A disk that fails at a sync, once so many have gone well.
+struct Failing(u32);
+
+impl CommitLog for Failing {
+    fn begin(
+        &mut self,
+        _: Position,
+        _: usize,
+        _: Option<&annals::core::log::chain::Hash>,
+    ) -> Result<(), CommitLogError> {
+        Ok(())
+    }
+
+    fn write(&mut self, _: &[u8]) -> Result<(), CommitLogError> {
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), CommitLogError> {
+        self.0 = self.0.checked_sub(1).ok_or_else(|| CommitLogError::new("bad disk"))?;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), CommitLogError> {
+        self.sync()
+    }
+}
+
+/// What was set is not seen before it is safe: a restart may not find it.
+#[test]
+fn a_setting_that_could_not_be_synced_hides_nothing() {
+    for settings_before in [0, 1] {
+        let mut subject = Subject::new(false, 1 << 20);
+        let log = LogWriter::with_segment_size(1 << 20);
+        let sequencer = Sequencer::new(log, Box::new(Failing(1 + settings_before)));
+        let clock: Arc<dyn Clock> = subject.clock.clone();
+        subject.store = Arc::new(Store::new(sequencer, clock, 10));
+        subject.commit(Caller::default().append("Payment-1", 3), true).unwrap();
+        let scope = Scope::Stream(name("Payment-1"));
+        let truncate = |before| {
+            let change = Change::Truncate { before: Version::new(before) };
+            Setting { scope: scope.clone(), change, expected: None }.proposal(Uuid::new_v4())
+        };
+        if settings_before == 1 {
+            subject.commit(truncate(2), true).unwrap();
+        }
+        let failure = subject.commit(truncate(4), true);
+        assert!(matches!(failure, Err(AppendError::OutcomeUnknown(_))), "{failure:?}");
+        assert_eq!(subject.queries().retention(&scope).floor.get(), settings_before.into());
+        let read =
+            subject.queries().read_stream("Payment-1", Direction::Forwards, Version::ZERO, 0);
+        assert_eq!(positions(read.unwrap(), 10).len() as u64, 3 - u64::from(settings_before));
+    }
+}
+
+/// Or there would be no way to make room.
+#[test]
+fn a_full_store_takes_settings() {
+    let mut subject = Subject::new(false, 1 << 20);
+    let log = LogWriter::with_segment_size(1 << 20);
+    let sequencer = Sequencer::new(log, Box::new(Memory)).with_memory_max(1);
+    let clock: Arc<dyn Clock> = subject.clock.clone();
+    subject.store = Arc::new(Store::new(sequencer, clock, 10));
+    let full = subject.commit(Caller::default().append("Payment-1", 1), true);
+    assert!(matches!(full, Err(AppendError::Full { .. })), "{full:?}");
+    let rule = Rule { max_age_micros: None, max_count: Some(1) };
+    subject.commit(retain(&Scope::Category(name("Payment")), rule), true).unwrap();
+}
+
+/// A slow subscriber is not sent for long what was hidden after its scan began.
+#[test]
+fn a_subscription_that_is_behind_notices_a_deletion() {
+    let subject = Subject::new(false, 1 << 20);
+    subject.commit(Caller::default().append("Payment-1", 1000), true).unwrap();
+    let history = Arc::clone(subject.store.history());
+    let clock: Arc<dyn Clock> = subject.clock.clone();
+    let service = SubscriptionService::new(history, clock, 10, CancellationToken::new());
+    let options = SubscribeOptions {
+        start: Start::After(Position::ZERO),
+        filter: Filter::default(),
+        batch_size: 1,
+        checkpoint_interval: 1_000_000,
+        heartbeat_interval: std::time::Duration::from_hours(1),
+    };
+    let mut subscription = service.subscribe(options).unwrap();
+    let mut next = || subject.runtime.block_on(subscription.next()).unwrap();
+    let mut sent = 0;
+    while sent < 10 {
+        sent += u64::from(matches!(next(), Message::Events(_)));
+    }
+    let change = Change::Delete;
+    let setting = Setting { scope: Scope::Stream(name("Payment-1")), change, expected: None };
+    subject.commit(setting.proposal(Uuid::new_v4()), true).unwrap();
+    loop {
+        match next() {
+            Message::Events(_) => sent += 1,
+            Message::CaughtUp(position) => break assert_eq!(position, Position::new(1001)),
+            _ => {}
+        }
+    }
+    assert!(sent < 100, "{sent} events were sent");
 }
