@@ -7,6 +7,7 @@ mod compaction;
 mod crash;
 mod grpc;
 mod indexes;
+mod retention_cases;
 mod retention_model;
 mod store_model;
 mod support;

@@ -8,7 +8,6 @@ use annals::{
         append::{AppendError, Committed, Condition, Proposal, Write},
         clock::{Clock, ManualClock},
         commit_log::{
-            CommitLog, CommitLogError,
             disk::{self, DataDirectory, SyncMode, files::Directory, snapshot},
             memory::Memory,
         },
@@ -20,7 +19,7 @@ use annals::{
         },
         name::{self, Name},
         position::{Position, Version},
-        retention::{Change, ENDED_RULES_MAX, Gone, Rule, Scope, Setting},
+        retention::{Change, Gone, Rule, Scope, Setting},
         sequencer::Sequencer,
         store::Store,
     },
@@ -39,9 +38,9 @@ use uuid::Uuid;
 const STREAMS: [&str; 6] = ["Payment-1", "Payment-2", "Payment", "Order-1", "Ordering-1", "-1"];
 const CATEGORIES: [&str; 4] = ["Payment", "Order", "Ordering", "-1"];
 const TYPES: [&str; 2] = ["Made", "Changed"];
-const SECOND: i64 = 1_000_000;
+pub const SECOND: i64 = 1_000_000;
 
-fn name(text: &str) -> Name {
+pub fn name(text: &str) -> Name {
     Name::new(text, 100).unwrap()
 }
 
@@ -249,17 +248,17 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 /// A store in one of both modes, and what its services need.
-struct Subject {
-    clock: Arc<ManualClock>,
-    store: Arc<Store>,
+pub struct Subject {
+    pub clock: Arc<ManualClock>,
+    pub store: Arc<Store>,
     /// In durable mode, the directory.
     folder: Option<TempDir>,
     segment_size: usize,
-    runtime: tokio::runtime::Runtime,
+    pub runtime: tokio::runtime::Runtime,
 }
 
 impl Subject {
-    fn new(durable: bool, segment_size: usize) -> Self {
+    pub fn new(durable: bool, segment_size: usize) -> Self {
         let clock = Arc::new(ManualClock::default());
         let folder = durable.then(|| TempDir::new().unwrap());
         let store = open(folder.as_ref(), segment_size, &clock);
@@ -282,7 +281,7 @@ impl Subject {
     }
 
     /// Through the service, which looks ahead, or `straight` to the sequencer.
-    fn commit(&self, proposal: Proposal, straight: bool) -> Result<Committed, AppendError> {
+    pub fn commit(&self, proposal: Proposal, straight: bool) -> Result<Committed, AppendError> {
         if !straight {
             let service = CommandService::new(Arc::clone(&self.store));
             return self.runtime.block_on(service.commit(proposal));
@@ -292,7 +291,7 @@ impl Subject {
         answer.try_recv().unwrap()
     }
 
-    fn queries(&self) -> QueryService {
+    pub fn queries(&self) -> QueryService {
         let clock: Arc<dyn Clock> = self.clock.clone();
         QueryService::new(Arc::clone(self.store.history()), clock, CancellationToken::new())
     }
@@ -320,7 +319,7 @@ fn open(folder: Option<&TempDir>, segment_size: usize, clock: &Arc<ManualClock>)
     Arc::new(Store::new(sequencer, clock, 100))
 }
 
-fn positions(mut scan: Scan, batch: u64) -> Vec<u64> {
+pub fn positions(mut scan: Scan, batch: u64) -> Vec<u64> {
     let mut seen = Vec::new();
     loop {
         match scan.step(batch) {
@@ -504,7 +503,7 @@ fn check_stream(subject: &Subject, model: &Model, stream: &str, after: u64, batc
 
 /// Makes appends whose ids and types are counted on, so that a run can be repeated.
 #[derive(Default)]
-struct Caller {
+pub struct Caller {
     ids: u128,
     appends: Vec<Proposal>,
 }
@@ -515,7 +514,7 @@ impl Caller {
         Uuid::from_u128(self.ids)
     }
 
-    fn append(&mut self, stream: &str, count: usize) -> Proposal {
+    pub fn append(&mut self, stream: &str, count: usize) -> Proposal {
         let events = (0..count)
             .map(|index| {
                 let (id, event_type) = (self.id(), name(TYPES[index % 2]));
@@ -647,213 +646,4 @@ proptest! {
         subject.restart(false);
         check(&subject, &model, &filters, after, batch);
     }
-}
-
-fn retain(scope: &Scope, rule: Rule) -> Proposal {
-    let setting = Setting { scope: scope.clone(), change: Change::Retain(rule), expected: None };
-    setting.proposal(Uuid::new_v4())
-}
-
-/// What the looser ones have hidden is remembered, up to a limit, and a stricter rule makes room.
-#[test]
-fn a_rule_that_is_loosened_too_often_is_refused_until_a_stricter_one_comes() {
-    let subject = Subject::new(false, 1 << 20);
-    let category = Scope::Category(name("Payment"));
-    let counted = |max| Rule { max_age_micros: None, max_count: Some(max) };
-    for max in 1..=ENDED_RULES_MAX as u64 + 1 {
-        assert!(subject.commit(retain(&category, counted(max)), true).is_ok());
-    }
-    assert_eq!(subject.queries().retention(&category).ended_rules, ENDED_RULES_MAX);
-    let refusal = subject.commit(retain(&category, counted(1000)), true).unwrap_err();
-    assert!(matches!(refusal, AppendError::TooManyRules { max: ENDED_RULES_MAX, .. }));
-    assert!(subject.commit(retain(&category, Rule::default()), true).is_err());
-    assert!(subject.commit(retain(&category, counted(10)), true).is_ok());
-    assert_eq!(subject.queries().retention(&category).ended_rules, 9);
-    assert!(subject.commit(retain(&category, counted(1000)), true).is_ok());
-
-    // A stream remembers one number only.
-    let stream = Scope::Stream(name("Payment-1"));
-    for max in 1..200 {
-        assert!(subject.commit(retain(&stream, counted(max)), true).is_ok());
-    }
-}
-
-/// A condition is judged at the time that is stamped on its batch: what a caller with a faster clock took
-/// for hidden is looked at again.
-#[test]
-fn a_condition_that_was_looked_at_with_a_faster_clock_is_judged_at_the_stamped_time() {
-    let subject = Subject::new(false, 1 << 20);
-    let mut caller = Caller::default();
-    subject.clock.set(100 * SECOND);
-    let rule = Rule { max_age_micros: Some(10 * SECOND), max_count: None };
-    subject.commit(retain(&Scope::Stream(name("Payment-1")), rule), true).unwrap();
-    subject.commit(caller.append("Payment-1", 1), true).unwrap();
-
-    let mut guarded = |checked_at_micros| {
-        let streams = vec![name("Payment-1")];
-        let filter = Filter { clauses: vec![Clause { streams, ..Clause::default() }] };
-        let (after, checked) = (Position::ZERO, Position::new(2));
-        let conditions = vec![Condition { filter, after, checked, checked_at_micros }];
-        Proposal { conditions, ..caller.append("Order-1", 1) }
-    };
-    let refusal = subject.commit(guarded(111 * SECOND), true).unwrap_err();
-    assert!(matches!(refusal, AppendError::ConditionBroken { .. }), "{refusal:?}");
-    subject.clock.set(111 * SECOND);
-    assert!(subject.commit(guarded(111 * SECOND), true).is_ok());
-}
-
-/// What was too old once stays so, also if the clock goes back.
-#[test]
-fn a_clock_that_goes_back_shows_nothing_again() {
-    let subject = Subject::new(false, 1 << 20);
-    subject.clock.set(100 * SECOND);
-    let rule = Rule { max_age_micros: Some(10 * SECOND), max_count: None };
-    subject.commit(retain(&Scope::Stream(name("Payment-1")), rule), true).unwrap();
-    subject.commit(Caller::default().append("Payment-1", 1), true).unwrap();
-    let read = || {
-        let (history, filter) = (subject.store.history(), Filter::default());
-        let (forwards, all) = (Direction::Forwards, Position::ZERO);
-        positions(Scan::all(history, &*subject.clock, &filter, forwards, all, 0), 10)
-    };
-    assert_eq!(read(), [1, 2]);
-    subject.clock.set(111 * SECOND);
-    assert_eq!(read(), [1]);
-    subject.clock.set(100 * SECOND);
-    assert_eq!(read(), [1]);
-}
-
-/// Long runs between hidden events are sent as they lie, short ones together; all of them once.
-#[test]
-fn runs_of_visible_events_of_every_length_come_whole_and_in_order() {
-    let subject = Subject::new(false, 100_000);
-    let mut caller = Caller::default();
-    let mut expected = Vec::new();
-    let mut head = 0;
-    for run in [1, 2, 3, 500, 1, 1, 2000, 1, 7] {
-        for (stream, count) in [("Payment-1", run), ("Order-1", 1)] {
-            subject.commit(caller.append(stream, count), true).unwrap();
-            if stream == "Payment-1" {
-                expected.extend(head + 1..=head + count as u64);
-            }
-            head += count as u64;
-        }
-    }
-    let change = Change::Delete;
-    let setting = Setting { scope: Scope::Stream(name("Order-1")), change, expected: None };
-    subject.commit(setting.proposal(Uuid::new_v4()), true).unwrap();
-    expected.push(head + 1);
-    let (history, filter) = (subject.store.history(), Filter::default());
-    for batch in [1, 2, 499, u64::MAX] {
-        for direction in [Direction::Forwards, Direction::Backwards] {
-            let scan = Scan::all(history, &*subject.clock, &filter, direction, Position::ZERO, 0);
-            let seen = positions(scan, batch);
-            let in_order: Vec<u64> = match direction {
-                Direction::Forwards => expected.clone(),
-                Direction::Backwards => expected.iter().rev().copied().collect(),
-            };
-            assert_eq!(seen, in_order);
-        }
-    }
-}
-
-/// A disk that fails at a sync, once so many have gone well.
-struct Failing(u32);
-
-impl CommitLog for Failing {
-    fn begin(
-        &mut self,
-        _: Position,
-        _: usize,
-        _: Option<&annals::core::log::chain::Hash>,
-    ) -> Result<(), CommitLogError> {
-        Ok(())
-    }
-
-    fn write(&mut self, _: &[u8]) -> Result<(), CommitLogError> {
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), CommitLogError> {
-        self.0 = self.0.checked_sub(1).ok_or_else(|| CommitLogError::new("bad disk"))?;
-        Ok(())
-    }
-
-    fn settle(&mut self) -> Result<(), CommitLogError> {
-        self.sync()
-    }
-}
-
-/// What was set is not seen before it is safe: a restart may not find it.
-#[test]
-fn a_setting_that_could_not_be_synced_hides_nothing() {
-    for settings_before in [0, 1] {
-        let mut subject = Subject::new(false, 1 << 20);
-        let log = LogWriter::with_segment_size(1 << 20);
-        let sequencer = Sequencer::new(log, Box::new(Failing(1 + settings_before)));
-        let clock: Arc<dyn Clock> = subject.clock.clone();
-        subject.store = Arc::new(Store::new(sequencer, clock, 10));
-        subject.commit(Caller::default().append("Payment-1", 3), true).unwrap();
-        let scope = Scope::Stream(name("Payment-1"));
-        let truncate = |before| {
-            let change = Change::Truncate { before: Version::new(before) };
-            Setting { scope: scope.clone(), change, expected: None }.proposal(Uuid::new_v4())
-        };
-        if settings_before == 1 {
-            subject.commit(truncate(2), true).unwrap();
-        }
-        let failure = subject.commit(truncate(4), true);
-        assert!(matches!(failure, Err(AppendError::OutcomeUnknown(_))), "{failure:?}");
-        assert_eq!(subject.queries().retention(&scope).floor.get(), settings_before.into());
-        let read =
-            subject.queries().read_stream("Payment-1", Direction::Forwards, Version::ZERO, 0);
-        assert_eq!(positions(read.unwrap(), 10).len() as u64, 3 - u64::from(settings_before));
-    }
-}
-
-/// Or there would be no way to make room.
-#[test]
-fn a_full_store_takes_settings() {
-    let mut subject = Subject::new(false, 1 << 20);
-    let log = LogWriter::with_segment_size(1 << 20);
-    let sequencer = Sequencer::new(log, Box::new(Memory)).with_memory_max(1);
-    let clock: Arc<dyn Clock> = subject.clock.clone();
-    subject.store = Arc::new(Store::new(sequencer, clock, 10));
-    let full = subject.commit(Caller::default().append("Payment-1", 1), true);
-    assert!(matches!(full, Err(AppendError::Full { .. })), "{full:?}");
-    let rule = Rule { max_age_micros: None, max_count: Some(1) };
-    subject.commit(retain(&Scope::Category(name("Payment")), rule), true).unwrap();
-}
-
-/// A slow subscriber is not sent for long what was hidden after its scan began.
-#[test]
-fn a_subscription_that_is_behind_notices_a_deletion() {
-    let subject = Subject::new(false, 1 << 20);
-    subject.commit(Caller::default().append("Payment-1", 1000), true).unwrap();
-    let history = Arc::clone(subject.store.history());
-    let clock: Arc<dyn Clock> = subject.clock.clone();
-    let service = SubscriptionService::new(history, clock, 10, CancellationToken::new());
-    let options = SubscribeOptions {
-        start: Start::After(Position::ZERO),
-        filter: Filter::default(),
-        batch_size: 1,
-        checkpoint_interval: 1_000_000,
-        heartbeat_interval: std::time::Duration::from_hours(1),
-    };
-    let mut subscription = service.subscribe(options).unwrap();
-    let mut next = || subject.runtime.block_on(subscription.next()).unwrap();
-    let mut sent = 0;
-    while sent < 10 {
-        sent += u64::from(matches!(next(), Message::Events(_)));
-    }
-    let change = Change::Delete;
-    let setting = Setting { scope: Scope::Stream(name("Payment-1")), change, expected: None };
-    subject.commit(setting.proposal(Uuid::new_v4()), true).unwrap();
-    loop {
-        match next() {
-            Message::Events(_) => sent += 1,
-            Message::CaughtUp(position) => break assert_eq!(position, Position::new(1001)),
-            _ => {}
-        }
-    }
-    assert!(sent < 100, "{sent} events were sent");
 }
