@@ -17,7 +17,7 @@ use super::{
     import::per_second,
     output::{self, grouped},
 };
-use crate::wire::proto::v1::{CountRequest, Direction, ReadAllRequest};
+use crate::wire::proto::v1::{CountRequest, Direction, ReadAllRequest, RecordedEvent};
 
 /// Write events to a file as CloudEvents
 ///
@@ -37,6 +37,9 @@ pub struct ExportArgs {
     /// At most so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    /// Also the server's own events, of streams that begin with `$`; they cannot be imported
+    #[arg(long)]
+    system: bool,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -46,14 +49,17 @@ pub struct ExportArgs {
 pub async fn run(args: ExportArgs) -> Result<(), CliError> {
     let mut queries = args.server.connect().await?.queries();
     let filters = args.filter.into_filters();
-    // Where the export begins later, or more is appended while it runs, this is only about right.
+    let limit = args.limit.unwrap_or(u64::MAX);
+    // Where the export begins later, some are left out, or more is appended while it runs, this is only
+    // about right.
     let count = queries.count(CountRequest { filters: filters.clone(), min_position: 0 }).await?;
-    let expected = count.into_inner().count.min(args.limit.unwrap_or(u64::MAX));
+    let expected = count.into_inner().count.min(limit);
 
     let request = ReadAllRequest {
         direction: Direction::Forwards.into(),
         after: args.after,
-        limit: args.limit.unwrap_or(0),
+        // What is left out does not count.
+        limit: if args.system { args.limit.unwrap_or(0) } else { 0 },
         filters,
         min_position: 0,
     };
@@ -62,8 +68,12 @@ pub async fn run(args: ExportArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let bar = output::progress_bar(Some(expected), false);
     let mut written: u64 = 0;
-    while let Some(block) = blocks.message().await? {
-        for event in &block.events {
+    while written < limit
+        && let Some(block) = blocks.message().await?
+    {
+        let wanted = |event: &&RecordedEvent| args.system || !event.stream.starts_with('$');
+        let left = usize::try_from(limit - written).unwrap_or(usize::MAX);
+        for event in block.events.iter().filter(wanted).take(left) {
             target.line(&cloud_events::format(event))?;
             written += 1;
         }

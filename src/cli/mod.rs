@@ -9,12 +9,14 @@ pub mod cloud_events;
 mod append;
 mod client;
 mod compact;
+mod delete;
 mod export;
 mod filter;
 mod import;
 mod info;
 mod output;
 mod read;
+mod retention;
 mod serve;
 mod streams;
 mod tail;
@@ -41,6 +43,10 @@ Commands
   info      Show what the server is and holds
   import    Append CloudEvents from a file
   export    Write events to a file as CloudEvents
+  retention Set or show what is kept of a stream or a category
+  truncate  Hide the events of a stream before a version
+  delete    Hide all events of a stream
+  tombstone Hide all events of a stream, and take no more
   compact   Remove what retention and deletion have hidden
   help      Explain a command: annals help append
 
@@ -68,6 +74,10 @@ enum Command {
     Info(info::InfoArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
+    Retention(retention::RetentionArgs),
+    Truncate(delete::TruncateArgs),
+    Delete(delete::DeleteArgs),
+    Tombstone(delete::TombstoneArgs),
     Compact(compact::CompactArgs),
 }
 
@@ -106,6 +116,10 @@ fn client(command: Command) -> Result<(), CliError> {
             Command::Info(args) => info::run(args).await,
             Command::Import(args) => import::run(args).await,
             Command::Export(args) => export::run(args).await,
+            Command::Retention(args) => retention::run(args).await,
+            Command::Truncate(args) => delete::truncate(args).await,
+            Command::Delete(args) => delete::delete(args).await,
+            Command::Tombstone(args) => delete::tombstone(args).await,
             Command::Compact(args) => compact::run(args).await,
         }
     })

@@ -149,7 +149,8 @@ pub async fn of_positions(positions: &Positions, visibility: &mut Visibility) ->
         if index % COUNTED_BETWEEN_YIELDS as u64 == 0 {
             tokio::task::yield_now().await;
         }
-        let position = positions.get(index).expect("it was counted");
+        // The oldest may be forgotten.
+        let Some(position) = positions.get(index) else { continue };
         if !visibility.hides(position) {
             count += 1;
             last = position;

@@ -534,3 +534,18 @@ fn a_full_store_refuses_what_is_new_and_answers_what_is_not() {
     assert!(store.history().log.size().0 < used, "indexes count, too");
     assert!(append(&store, first).is_ok_and(|committed| committed.duplicate));
 }
+
+/// Two that lead at once would each take what waits. Once it is said who leads, no caller does, also
+/// before that thread has begun.
+#[test]
+fn a_caller_does_not_lead_where_a_thread_will() {
+    let store = store(4096, Memory);
+    store.led_by(std::thread::current());
+    let event = Caller::default().event(0);
+    let write = Write { stream: name(event.stream), events: vec![event.event()], expected: None };
+    let proposal = Proposal { writes: vec![write], ..Proposal::default() };
+    let (mut answer, leads) = store.submit(proposal).unwrap();
+    assert!(!leads && answer.try_recv().is_err());
+    store.lead_from_now_on(None, || true);
+    assert!(answer.try_recv().unwrap().is_ok());
+}

@@ -76,6 +76,15 @@ fn a_wrong_use_ends_with_2_before_any_server_is_asked() {
         &["tail", "--after", "1", "--from-start"],
         &["info", "--server", "https://127.0.0.1:2113"],
         &["serve", "--listen", "nowhere"],
+        &["retention", "set", "Payment-1"],
+        &["retention", "set", "--max-count", "1"],
+        &["retention", "set", "Payment-1", "--category", "Payment", "--max-count", "1"],
+        &["retention", "set", "Payment-1", "--max-age", "1w"],
+        &["retention", "set", "Payment-1", "--max-age", "1d", "--everything"],
+        &["retention", "show"],
+        &["truncate", "Payment-1"],
+        &["truncate", "Payment-1", "--before", "0"],
+        &["delete"],
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

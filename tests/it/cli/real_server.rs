@@ -192,6 +192,65 @@ fn a_stale_version_is_refused_with_what_was_found() {
 }
 
 #[test]
+fn what_is_hidden_by_a_command_is_in_no_answer_and_in_no_export() {
+    let folder = TempDir::new().unwrap();
+    let export = folder.path().join("export.ndjson");
+    let export = export.to_str().unwrap();
+    let server = Server::start();
+    for stream in ["Payment-1", "Payment-2", "Order-1", "Order-2"] {
+        for event_type in ["First", "Second", "Third"] {
+            assert_eq!(server.run(&["append", stream, event_type]).0, Some(0));
+        }
+    }
+    let said = |arguments: &[&str], expected: &str| {
+        let (code, stdout, stderr) = server.run(arguments);
+        assert_eq!((code, stdout.trim_end()), (Some(0), expected), "{stderr}");
+    };
+    let of_category = ["retention", "set", "--category", "Payment", "--max-count", "2"];
+    said(&of_category, "kept from now on: the newest 2; set at position 13");
+    said(&of_category, "unchanged: it was set already");
+    let both = ["retention", "set", "Payment-1", "--max-age", "90d", "--max-count", "1", "--json"];
+    assert_eq!(server.json(&both)[0], serde_json::json!({"position": 14, "unchanged": false}));
+    let none = ["retention", "set", "Payment-1", "--everything"];
+    said(&none, "kept from now on: everything; set at position 15");
+    let truncate = ["truncate", "Order-1", "--before", "3"];
+    said(&truncate, "truncated Order-1 before version 3, at position 16");
+    said(&truncate, "already truncated Order-1 before version 3");
+    let delete = ["delete", "Order-2", "--expected-version", "3"];
+    said(&delete, "deleted Order-2, at position 17");
+    said(&["tombstone", "Order-2"], "tombstoned Order-2, at position 18");
+    let again = server.json(&["tombstone", "Order-2", "--json"]);
+    assert_eq!(again[0], serde_json::json!({"position": 0, "unchanged": true}));
+
+    let shown = server.json(&["retention", "show", "Payment-1", "--json"]);
+    let expected = serde_json::json!({
+        "rule": {"maxAge": null, "maxCount": null},
+        "categoryRule": {"maxAge": null, "maxCount": 2},
+        "state": "STREAM_STATE_LIVE",
+        "version": 3,
+        "hiddenVersion": 2,
+    });
+    assert_eq!(shown[0], expected);
+    let (code, shown, _) = server.run(&["retention", "show", "Order-2"]);
+    assert_eq!(code, Some(0));
+    assert!(shown.contains("tombstoned") && shown.contains("hidden up to      3"), "{shown}");
+    let (_, shown, _) = server.run(&["retention", "show", "--category", "Payment"]);
+    assert!(shown.contains("the newest 2"), "{shown}");
+    let (code, _, stderr) = server.run(&["append", "Order-2", "Fourth"]);
+    assert!(code == Some(1) && stderr.contains("STREAM_TOMBSTONED"), "{stderr}");
+    let (code, _, stderr) = server.run(&["truncate", "Order-1", "--before", "9"]);
+    assert!(code == Some(1) && stderr.contains("before_version: is 9, at most 4"), "{stderr}");
+
+    // The server's own events are left out, so that the rest can be imported elsewhere.
+    assert_eq!(summary(&server.run(&["export", export]).2), "4 exported");
+    let second = Server::start();
+    let (code, _, stderr) = second.run(&["import", export]);
+    assert_eq!((code, summary(&stderr)), (Some(0), "4 written, 0 already there, 0 failed"));
+    assert_eq!(summary(&server.run(&["export", export, "--limit", "3"]).2), "3 exported");
+    assert_eq!(summary(&server.run(&["export", export, "--system"]).2), "10 exported");
+}
+
+#[test]
 fn streams_are_listed_beyond_one_page() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("events.ndjson");
