@@ -248,6 +248,10 @@ fn what_is_hidden_by_a_command_is_in_no_answer_and_in_no_export() {
     assert_eq!((code, summary(&stderr)), (Some(0), "4 written, 0 already there, 0 failed"));
     assert_eq!(summary(&server.run(&["export", export, "--limit", "3"]).2), "3 exported");
     assert_eq!(summary(&server.run(&["export", export, "--system"]).2), "10 exported");
+    // Nor do they count where a limit is set.
+    assert_eq!(server.run(&["append", "Refund-1", "First"]).0, Some(0));
+    let one = ["export", export, "--after", "12", "--limit", "1"];
+    assert_eq!(summary(&server.run(&one).2), "1 exported");
 }
 
 #[test]

@@ -410,6 +410,8 @@ async fn a_bad_setting_is_refused_by_the_name_of_its_field_and_writes_nothing() 
         ("a second of nanoseconds", age(1, 1_000_000_000), &["max_age"]),
         ("an age over 10 000 years", age(315_576_000_000, 1), &["max_age"]),
         ("no age at all", age(i64::MIN, i32::MIN), &["max_age"]),
+        ("more seconds than there are microseconds", age(i64::MAX, 0), &["max_age"]),
+        ("as many before", age(i64::MIN, 0), &["max_age"]),
         (
             "several mistakes",
             SetRetentionRequest { max_count: Some(0), ..aged(stream("\0"), Duration::default()) },
