@@ -24,7 +24,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::core::{commit_log::disk::SyncMode, limits::Limits};
+use crate::core::{commit_log::disk::SyncMode, limits::Limits, sequencer::WhenFull};
 
 /// How the server is set. Every value is within its bounds once [`load`] has returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Config {
     /// The memory that the history may have, events and what finds them, bytes: from 1 MiB. Unset: all
     /// that there is. When it is full, appends are refused.
     pub max_memory: Option<usize>,
+    /// What is done when it is full: reject. Evict, in memory mode only, drops the oldest events.
+    pub when_full: WhenFull,
     /// What one event, one commit and one name may measure: each from 1 to [`Limits::HARD`], and an
     /// event no larger than a commit.
     pub limits: Limits,
@@ -62,6 +64,7 @@ impl Default for Config {
             data: None,
             sync: SyncMode::Always,
             max_memory: None,
+            when_full: WhenFull::Reject,
             limits: Limits::default(),
             append_queue_max: 65_536,
             subscriptions_max: 10_000,
@@ -125,7 +128,8 @@ pub const OPTIONS: &[Spec] = &[
     option!("listen", "ADDRESS:PORT", listen, address, "Where to listen; port 0 takes a free one"),
     option!("data", "DIR", data, directory, "Keep the history in this directory; without it, in memory only"),
     option!("sync", "MODE", sync, sync_mode, "When an append is safe: always, interval=50ms (weaker) or never (weaker)"),
-    option!("max-memory", "BYTES", max_memory, memory, "The memory that the history may have, such as 4GiB; when it is full, appends are refused"),
+    option!("max-memory", "BYTES", max_memory, memory, "The memory that the history may have, such as 4GiB"),
+    option!("when-full", "WHAT", when_full, when_full, "What to do when it is full: reject appends, or, in memory only, evict the oldest events"),
     option!("event-size-max-bytes", "BYTES", limits.event_size_bytes_max, bytes(1..=Limits::HARD.event_size_bytes_max), "One event as recorded, with its names and metadata"),
     option!("commit-size-max-bytes", "BYTES", limits.commit_size_bytes_max, bytes(1..=Limits::HARD.commit_size_bytes_max), "The events of one commit as recorded"),
     option!("commit-events-max", "N", limits.commit_events_max, count(1..=Limits::HARD.commit_events_max), "Events in one commit"),
@@ -307,6 +311,20 @@ fn check_together(loaded: &Loaded, mistakes: &mut Vec<String>) {
             loaded.origin("commit-size-max-bytes"),
         ));
     }
+    if loaded.config.when_full == WhenFull::Evict {
+        let origin = loaded.origin("when-full");
+        if loaded.config.data.is_some() {
+            mistakes.push(format!(
+                "when-full (evict, {origin}) is for memory mode, and data is set ({}); allowed: reject",
+                loaded.origin("data"),
+            ));
+        }
+        if loaded.config.max_memory.is_none() {
+            mistakes.push(format!(
+                "when-full (evict, {origin}) needs max-memory; allowed: a size such as 4GiB"
+            ));
+        }
+    }
 }
 
 fn read_file(
@@ -474,6 +492,14 @@ fn sync_mode(text: &str) -> Result<SyncMode, String> {
     }
 }
 
+fn when_full(text: &str) -> Result<WhenFull, String> {
+    match text {
+        "reject" => Ok(WhenFull::Reject),
+        "evict" => Ok(WhenFull::Evict),
+        _ => Err("reject, evict".to_owned()),
+    }
+}
+
 fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),
@@ -545,6 +571,15 @@ impl ToToml for SyncMode {
                 format!("\"interval={}\"", interval.to_toml().trim_matches('"'))
             }
             Self::Never => "\"never\"".to_owned(),
+        }
+    }
+}
+
+impl ToToml for WhenFull {
+    fn to_toml(&self) -> String {
+        match self {
+            Self::Reject => "\"reject\"".to_owned(),
+            Self::Evict => "\"evict\"".to_owned(),
         }
     }
 }

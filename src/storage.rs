@@ -23,7 +23,7 @@ use crate::{
         },
         log::{LogWriter, segment::SEGMENT_SIZE_BYTES},
         position::Position,
-        sequencer::Sequencer,
+        sequencer::{Sequencer, WhenFull},
         store::Store,
         upkeep::{DataFiles, Upkeep},
     },
@@ -106,11 +106,14 @@ impl Storage {
 pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, StorageError> {
     let memory_max = config.max_memory.unwrap_or(usize::MAX);
     let store = |sequencer: Sequencer| {
-        let sequencer = sequencer.with_memory_max(memory_max);
+        let sequencer = sequencer.with_memory_max(memory_max, config.when_full);
         Arc::new(Store::new(sequencer, Arc::clone(clock), config.append_queue_max))
     };
     let Some(path) = config.data.clone() else {
-        let store = store(Sequencer::new(LogWriter::new(), Box::new(Memory)));
+        let store = store(Sequencer::new(
+            LogWriter::with_segment_size(segment_size(config)),
+            Box::new(Memory),
+        ));
         let upkeep = Upkeep::new(Arc::clone(store.history()), None, Position::ZERO);
         let upkeeper = Upkeeper::start(upkeep, Arc::clone(&store))?;
         return Ok(Storage { store, leader: None, upkeeper });
@@ -124,6 +127,14 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
     let upkeep = Upkeep::new(Arc::clone(store.history()), Some(files), snapshot);
     let upkeeper = Upkeeper::start(upkeep, Arc::clone(&store))?;
     Ok(Storage { store, leader: Some(leader), upkeeper })
+}
+
+/// Where the oldest segment is dropped when memory is full, it must be a small part of all.
+fn segment_size(config: &Config) -> usize {
+    match (config.when_full, config.max_memory) {
+        (WhenFull::Evict, Some(max)) => (max / 16).min(SEGMENT_SIZE_BYTES),
+        _ => SEGMENT_SIZE_BYTES,
+    }
 }
 
 fn read_back(

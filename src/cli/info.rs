@@ -60,7 +60,7 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
         ("mode", mode),
         ("started", output::time(info.started_at.as_ref())),
         ("uptime", duration(uptime(info))),
-        ("events", grouped(info.head)),
+        ("events", events(info)),
         ("streams", grouped(info.stream_count)),
         ("categories", grouped(info.category_count)),
         ("event types", grouped(info.event_type_count)),
@@ -109,6 +109,7 @@ fn to_json(info: &GetInfoResponse) -> Value {
         "startedAt": info.started_at.as_ref().and_then(format_time),
         "uptimeSeconds": uptime(info).as_secs_f64(),
         "head": info.head,
+        "firstPosition": info.first_position,
         "streamCount": info.stream_count,
         "categoryCount": info.category_count,
         "eventTypeCount": info.event_type_count,
@@ -134,6 +135,14 @@ fn to_json(info: &GetInfoResponse) -> Value {
             "tagsMax": limits.tags_max,
         })),
     })
+}
+
+/// How many events there are, and how many there were.
+fn events(info: &GetInfoResponse) -> String {
+    match info.first_position {
+        0 | 1 => grouped(info.head),
+        first => format!("{} of {} are kept", grouped(info.head + 1 - first), grouped(info.head)),
+    }
 }
 
 /// `1.5 MiB`: one digit after the point, rounded down.

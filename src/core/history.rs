@@ -40,9 +40,10 @@ impl History {
         }
     }
 
-    /// Tells which events of `reader` are hidden now; `None` where nothing is, which costs one load.
+    /// Tells which events of `reader` are hidden now, or dropped; `None` where none is, which costs two
+    /// loads.
     pub fn visibility(self: &Arc<Self>, reader: &Reader, clock: &dyn Clock) -> Option<Visibility> {
-        if self.retention.is_empty(reader.head()) {
+        if self.retention.is_empty(reader.head()) && reader.first() <= Position::new(1) {
             return None;
         }
         let newest = reader.trace(reader.head()).map(format::recorded_at);

@@ -455,6 +455,9 @@ impl Visibility {
 
     /// Whether the event at `position` is hidden, or removed already.
     pub fn hides(&mut self, position: Position) -> bool {
+        if position < self.reader.first() {
+            return true;
+        }
         if self.empty {
             return false;
         }
@@ -465,7 +468,18 @@ impl Visibility {
 
     /// The last event of `stream` that is hidden: it and all before it are. 0: none is.
     pub fn floor(&mut self, stream: &str) -> Version {
-        if self.empty { Version::ZERO } else { self.floors.of(stream, &self.reader) }
+        let before = self.reader.first().previous();
+        let dropped = match before {
+            Position::ZERO => 0,
+            before => self.floors.history.streams.count(stream, before),
+        };
+        let floor = if self.empty { Version::ZERO } else { self.floors.of(stream, &self.reader) };
+        floor.max(Version::new(dropped))
+    }
+
+    /// Whether nothing is hidden but what was dropped.
+    pub fn hides_dropped_only(&self) -> bool {
+        self.empty
     }
 
     /// The events that it tells of.

@@ -12,7 +12,7 @@
 //! 5. It is deterministic: the same proposals in the same order with the same times give the same
 //!    bytes. It reads no clock and no random source and iterates over no unordered map.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use uuid::Uuid;
 
@@ -31,12 +31,17 @@ use super::{
         LogWriter, Reader,
         chain::Chain,
         format::{self, EventView, Stamp},
+        segment::Segment,
     },
     name,
     position::{Position, Version},
     retention::{self, Gone, Retention},
 };
 
+/// For each event that comes the indexes forget so many of those that were dropped, and so many for each
+/// commit: a segment is forgotten long before the next one is dropped.
+const FORGOTTEN_FOR_EACH: usize = 4;
+const FORGOTTEN_AT_LEAST: usize = 16;
 /// So many events that were read back are indexed together.
 const RESTORED_TOGETHER: u64 = 256;
 
@@ -55,6 +60,11 @@ pub struct Sequencer {
     recorded_at_micros: i64,
     /// The history may have so much memory: events, and what finds them.
     memory_max: usize,
+    /// What is done when it has.
+    when_full: WhenFull,
+    /// Segments that were dropped and that the indexes have still to forget, the oldest first: up to where
+    /// that is done, and their last positions.
+    dropped: VecDeque<(Arc<Segment>, Position, Position)>,
     /// Why nothing more is taken.
     broken: Option<CommitLogError>,
     /// The bytes of the commit at hand, and where its records begin: kept, so that a commit allocates
@@ -63,6 +73,15 @@ pub struct Sequencer {
     records: Vec<u32>,
     /// Where the ids of the batch at hand belong, event by event.
     places: Vec<Place>,
+}
+
+/// What is done when the history has all the memory that it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Appends are refused.
+    Reject,
+    /// The oldest segment is dropped.
+    Evict,
 }
 
 /// A refusal, or what there is to write.
@@ -86,6 +105,8 @@ impl Sequencer {
             chain: None,
             recorded_at_micros: i64::MIN,
             memory_max: usize::MAX,
+            when_full: WhenFull::Reject,
+            dropped: VecDeque::new(),
             broken: None,
             bytes: Vec::new(),
             records: Vec::new(),
@@ -93,10 +114,10 @@ impl Sequencer {
         }
     }
 
-    /// The same, which takes nothing more once events and indexes have `memory_max` bytes.
+    /// The same, in which events and indexes have at most `memory_max` bytes.
     #[must_use]
-    pub fn with_memory_max(mut self, memory_max: usize) -> Self {
-        self.memory_max = memory_max;
+    pub fn with_memory_max(mut self, memory_max: usize, when_full: WhenFull) -> Self {
+        (self.memory_max, self.when_full) = (memory_max, when_full);
         self
     }
 
@@ -157,6 +178,9 @@ impl Sequencer {
     ) -> Result<Committed, AppendError> {
         if let Some(error) = &self.broken {
             return Err(AppendError::OutcomeUnknown(error.clone()));
+        }
+        if self.when_full == WhenFull::Evict {
+            self.make_room(proposal);
         }
         let now_micros = self.recorded_at_micros.max(now_micros);
         let writes = match self.decide(proposal, places, now_micros)? {
@@ -313,7 +337,8 @@ impl Sequencer {
         // was hidden then may not be now.
         let looked = condition.checked_at_micros <= now_micros;
         let checked = if looked { condition.checked } else { Position::ZERO };
-        let range = (condition.after.max(checked), self.head);
+        let dropped = self.log.log().first().previous();
+        let range = (condition.after.max(checked).max(dropped), self.head);
         let (history, filter) = (&self.history, &condition.filter);
         let mut visibility = (!history.retention.is_empty(self.head))
             .then(|| history.retention.visibility(history, self.log.reader(self.head), now_micros));
@@ -327,13 +352,59 @@ impl Sequencer {
         Err(AppendError::ConditionBroken { condition: index, after: condition.after, positions })
     }
 
+    /// Drops segments until the proposal fits, and lets the indexes forget some of what was dropped
+    /// before: several events for each that comes, so that no append waits for a whole segment.
+    fn make_room(&mut self, proposal: &Proposal) {
+        let events: usize = proposal.writes.iter().map(|write| write.events.len()).sum();
+        self.forget(FORGOTTEN_AT_LEAST + FORGOTTEN_FOR_EACH * events);
+        let more = size_max(proposal);
+        if more > self.memory_max {
+            // It can never fit.
+            return;
+        }
+        while self.memory().saturating_add(more) > self.memory_max {
+            // The indexes are never behind by more than one segment.
+            self.forget(usize::MAX);
+            let Some((segment, last)) = self.log.drop_oldest() else { return };
+            let before = segment.first().previous();
+            self.dropped.push_back((segment, before, last));
+            self.ids.forget(last.next());
+        }
+    }
+
+    /// Lets the indexes forget at most so many events of dropped segments.
+    fn forget(&mut self, mut events: usize) {
+        let (history, permit) = (&*self.history, &mut self.permit);
+        let floor = history.log.first();
+        while let Some((segment, done, last)) = self.dropped.front_mut() {
+            while *done < *last {
+                if events == 0 {
+                    return;
+                }
+                events -= 1;
+                *done = done.next();
+                let event = EventView::of(segment.record(*done));
+                let body = &event.body;
+                history.streams.forget(body.stream, floor, permit);
+                history.categories.forget(name::category(body.stream), floor, permit);
+                history.types.forget(body.event_type, floor, permit);
+                for tag in &body.tags {
+                    history.tags.forget(tag, floor, permit);
+                }
+            }
+            self.dropped.pop_front();
+        }
+    }
+
     /// Refuses what does not fit. The last commit may go over by what it makes the indexes grow.
     fn check_room(&self, proposal: &Proposal) -> Result<(), AppendError> {
         let max = self.memory_max;
         let used = self.memory();
-        let events = proposal.writes.iter().flat_map(|write| &write.events);
-        let more: usize = events.map(NewEvent::size_max).sum();
-        if used.saturating_add(more) > max { Err(AppendError::Full { used, max }) } else { Ok(()) }
+        if used.saturating_add(size_max(proposal)) > max {
+            Err(AppendError::Full { used, max })
+        } else {
+            Ok(())
+        }
     }
 
     /// How many bytes events and what finds them have.
@@ -479,4 +550,9 @@ impl Sequencer {
     pub fn refuse_from_now_on(&mut self, reason: CommitLogError) {
         self.broken.get_or_insert(reason);
     }
+}
+
+/// How many bytes the events of a proposal take, at most.
+fn size_max(proposal: &Proposal) -> usize {
+    proposal.writes.iter().flat_map(|write| &write.events).map(NewEvent::size_max).sum()
 }

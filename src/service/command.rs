@@ -58,7 +58,7 @@ impl CommandService {
         let reader = history.log.reader();
         let head = reader.head();
         let mut visibility = history.visibility(&reader, self.store.clock());
-        condition.checked = condition.after;
+        condition.checked = condition.after.max(reader.first().previous());
         condition.checked_at_micros = visibility.as_ref().map_or(0, Visibility::now_micros);
         while condition.checked < head {
             let range = (condition.checked, head);

@@ -25,6 +25,8 @@ pub async fn of_filter(
     head: Position,
     mut visibility: Option<Visibility>,
 ) -> u64 {
+    let mut seen = visibility.as_ref().map_or(Position::ZERO, |it| it.reader().first().previous());
+    visibility = visibility.filter(|it| !it.hides_dropped_only());
     if let Some(visibility) = &mut visibility {
         if filter.is_everything() {
             return of_streams(history, "", |_| true, visibility).await.0;
@@ -34,13 +36,13 @@ pub async fn of_filter(
         }
     } else {
         if filter.is_everything() {
-            return head.get();
+            return head.get() - seen.get();
         }
-        if let Some(count) = by_index(history, filter, head) {
+        if let Some(count) = by_index(history, filter, (seen, head)) {
             return count;
         }
     }
-    let (mut count, mut seen) = (0, Position::ZERO);
+    let mut count = 0;
     while seen < head {
         let max = COUNTED_BETWEEN_YIELDS;
         let budget = 2 * u32::try_from(max).expect("a small number");
@@ -74,9 +76,14 @@ fn one_index<'a>(
     Some((map, names))
 }
 
-fn by_index(history: &History, filter: &Filter, head: Position) -> Option<u64> {
+/// Of the events after the first position, up to the second.
+fn by_index(history: &History, filter: &Filter, range: (Position, Position)) -> Option<u64> {
     let (map, names) = one_index(history, filter)?;
-    Some(names.iter().map(|name| map.count(name.as_str(), head)).sum())
+    let count = |name: &&Name| {
+        let positions = map.get(name.as_str())?;
+        Some(positions.count(range.1) - positions.count(range.0))
+    };
+    Some(names.iter().filter_map(count).sum())
 }
 
 async fn visible_by_index(
@@ -145,7 +152,8 @@ async fn of_streams(
 /// The same of the events at `positions`, one by one.
 pub async fn of_positions(positions: &Positions, visibility: &mut Visibility) -> (u64, Position) {
     let (mut count, mut last) = (0, Position::ZERO);
-    for index in 0..positions.count(visibility.reader().head()) {
+    let before = positions.count(visibility.reader().first().previous());
+    for index in before..positions.count(visibility.reader().head()) {
         if index % COUNTED_BETWEEN_YIELDS as u64 == 0 {
             tokio::task::yield_now().await;
         }

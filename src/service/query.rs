@@ -41,6 +41,9 @@ pub enum QueryError {
     /// No event has this position.
     #[error("there is no event at position {position}; the head is {head}")]
     UnknownPosition { position: Position, head: Position },
+    /// What follows the position is not kept any more.
+    #[error("position {after} is no longer followed by what is kept; it begins at {first}")]
+    NotKept { after: Position, first: Position },
     /// The log did not get there in time.
     #[error("the log has not reached position {min_position} in time; the head is {head}")]
     MinPositionNotReached { min_position: Position, head: Position },
@@ -172,8 +175,13 @@ impl QueryService {
         direction: Direction,
         after: Position,
         limit: u64,
-    ) -> Scan {
-        Scan::all(&self.history, &*self.clock, filter, direction, after, limit)
+    ) -> Result<Scan, QueryError> {
+        let first = self.history.log.first();
+        let before = direction == Direction::Forwards && after.next() < first;
+        if before && after > Position::ZERO {
+            return Err(QueryError::NotKept { after, first });
+        }
+        Ok(Scan::all(&self.history, &*self.clock, filter, direction, after, limit))
     }
 
     /// A reader that sees the event with this id, and its position.

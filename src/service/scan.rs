@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::query::QueryError;
 use crate::core::{
     clock::Clock,
     filter::{
@@ -36,12 +37,14 @@ pub struct Block {
     pub events: u64,
 }
 
-/// A walk over events, as of the moment in which it was begun.
+/// A walk over events, as of the moment in which it was begun. Between its steps it holds no part of the log:
+/// who stops reading keeps nothing from being dropped.
 pub struct Scan {
-    reader: Reader,
+    history: Arc<History>,
+    head: Position,
     walk: Walk,
-    /// What is hidden; `None`: nothing is, or the walk passes it over by itself.
-    visibility: Option<Visibility>,
+    /// The time at which events are hidden or not; `None`: none is, or the walk passes them over by itself.
+    visible_at_micros: Option<i64>,
     /// The last position that was sent, is hidden or does not match.
     reached: Position,
     remaining: u64,
@@ -56,6 +59,12 @@ enum Walk {
     Stream { positions: Positions, next: Version, count: u64, direction: Direction },
 }
 
+/// What a step looks at.
+struct View {
+    reader: Reader,
+    visibility: Option<Visibility>,
+}
+
 /// What a step of a scan came to.
 #[derive(Debug)]
 pub enum Progress {
@@ -65,6 +74,8 @@ pub enum Progress {
     Nothing,
     /// That was all.
     End,
+    /// What should come next was dropped; what is kept begins here.
+    Dropped(Position),
 }
 
 impl Scan {
@@ -80,6 +91,8 @@ impl Scan {
     ) -> Self {
         let reader = history.log.reader();
         let visibility = history.visibility(&reader, clock);
+        // The walk does not go where all is dropped.
+        let visibility = visibility.filter(|it| !it.hides_dropped_only());
         let walk = if filter.is_everything() && direction == Direction::Forwards {
             Walk::Slices
         } else {
@@ -90,10 +103,13 @@ impl Scan {
         };
         let reached = match direction {
             Direction::Backwards if after == Position::ZERO => reader.head().next(),
-            _ => after,
+            Direction::Backwards => after,
+            Direction::Forwards => after.max(reader.first().previous()),
         };
         let remaining = if limit == 0 { u64::MAX } else { limit };
-        Self { reader, walk, visibility, reached, remaining }
+        let (history, head) = (Arc::clone(history), reader.head());
+        let visible_at_micros = visibility.map(|it| it.now_micros());
+        Self { history, head, walk, visible_at_micros, reached, remaining }
     }
 
     /// The events of `stream` after version `after` (backwards: before it, or from the end if it is 0),
@@ -126,12 +142,20 @@ impl Scan {
         };
         let walk = Walk::Stream { positions, next, count, direction };
         let remaining = if limit == 0 { u64::MAX } else { limit };
-        Some(Self { reader, walk, visibility: None, reached: Position::ZERO, remaining })
+        let (history, head) = (Arc::clone(history), reader.head());
+        Some(Self {
+            history,
+            head,
+            walk,
+            visible_at_micros: None,
+            reached: Position::ZERO,
+            remaining,
+        })
     }
 
     /// The head that it walks up to.
     pub fn head(&self) -> Position {
-        self.reader.head()
+        self.head
     }
 
     /// Everything before it, in the scan's direction, was sent, is hidden or does not match.
@@ -145,16 +169,15 @@ impl Scan {
         if events_max == 0 {
             return Progress::End;
         }
+        let mut view = self.view();
+        let first = view.reader.first();
+        if self.next_upwards().is_some_and(|next| next < first) {
+            return Progress::Dropped(first);
+        }
         let progress = match self.walk {
-            Walk::Slices => match self.visibility.take() {
-                None => self.slice(events_max),
-                Some(mut visibility) => {
-                    let progress = self.visible_slice(&mut visibility, events_max);
-                    self.visibility = Some(visibility);
-                    progress
-                }
-            },
-            _ => self.pick(events_max),
+            Walk::Slices if view.visibility.is_some() => self.visible_slice(&mut view, events_max),
+            Walk::Slices => self.slice(&view, events_max),
+            _ => self.pick(&mut view, events_max),
         };
         if let Progress::Block(block) = &progress {
             self.remaining -= block.events;
@@ -162,8 +185,29 @@ impl Scan {
         progress
     }
 
-    fn slice(&mut self, events_max: u64) -> Progress {
-        match self.reader.slice(self.reached, events_max, BLOCK_SIZE_BYTES_MAX) {
+    fn view(&self) -> View {
+        let reader = self.history.log.reader_at(self.head);
+        let visibility = self.visible_at_micros.map(|now_micros| {
+            self.history.retention.visibility(&self.history, reader.clone(), now_micros)
+        });
+        View { reader, visibility }
+    }
+
+    /// Of a walk upwards, the position from which on it goes on; `None` at the end.
+    fn next_upwards(&self) -> Option<Position> {
+        match &self.walk {
+            Walk::Slices | Walk::Picked { direction: Direction::Forwards, .. } => {
+                Some(self.reached.next()).filter(|next| *next <= self.head)
+            }
+            Walk::Stream { positions, next, count: 1.., direction: Direction::Forwards } => {
+                positions.get(next.get() - 1)
+            }
+            Walk::Picked { .. } | Walk::Stream { .. } => None,
+        }
+    }
+
+    fn slice(&mut self, view: &View, events_max: u64) -> Progress {
+        match view.reader.slice(self.reached, events_max, BLOCK_SIZE_BYTES_MAX) {
             Some(slice) => {
                 let events = slice.last.get() - self.reached.get();
                 self.reached = slice.last;
@@ -174,22 +218,22 @@ impl Scan {
     }
 
     /// The same where events are hidden: runs of those that are not.
-    fn visible_slice(&mut self, visibility: &mut Visibility, events_max: u64) -> Progress {
+    fn visible_slice(&mut self, view: &mut View, events_max: u64) -> Progress {
         let mut bytes = BytesMut::new();
         let mut events = 0;
         for _ in 0..JUMPS_MAX {
             let first = self.reached.next();
-            if first > self.reader.head() || events == events_max {
+            if first > self.head || events == events_max {
                 break;
             }
-            if visibility.hides(first) {
+            if view.hides(first) {
                 self.reached = first;
                 continue;
             }
             let room = BLOCK_SIZE_BYTES_MAX.saturating_sub(bytes.len());
-            let run = self.run(visibility, events_max - events, room);
+            let run = self.run(view, events_max - events, room);
             let slice =
-                self.reader.slice(self.reached, run, room).expect("it begins below the head");
+                view.reader.slice(self.reached, run, room).expect("it begins below the head");
             if events > 0 && slice.bytes.len() > room {
                 break;
             }
@@ -203,7 +247,7 @@ impl Scan {
             events += run;
         }
         match events {
-            0 if self.reached >= self.reader.head() => Progress::End,
+            0 if self.reached >= self.head => Progress::End,
             0 => Progress::Nothing,
             _ => Progress::Block(Block { bytes: bytes.freeze(), events }),
         }
@@ -211,27 +255,27 @@ impl Scan {
 
     /// How many visible events follow one another where the scan stands, of which the first is known to
     /// be: at most `events_max`, and of not much more than `bytes_max` bytes.
-    fn run(&self, visibility: &mut Visibility, events_max: u64, bytes_max: usize) -> u64 {
+    fn run(&self, view: &mut View, events_max: u64, bytes_max: usize) -> u64 {
         let mut bytes = 0;
         for events in 1..events_max {
             let position = self.reached.plus(events);
-            bytes += self.reader.record(position).map_or(0, <[u8]>::len);
+            bytes += view.reader.record(position).map_or(0, <[u8]>::len);
             let next = position.next();
-            if bytes > bytes_max || next > self.reader.head() || visibility.hides(next) {
+            if bytes > bytes_max || next > self.head || view.hides(next) {
                 return events;
             }
         }
         events_max
     }
 
-    fn pick(&mut self, events_max: u64) -> Progress {
+    fn pick(&mut self, view: &mut View, events_max: u64) -> Progress {
         let mut bytes = BytesMut::new();
         let mut events = 0;
         let mut jumps = JUMPS_MAX;
         let block =
             |bytes: BytesMut, events| Progress::Block(Block { bytes: bytes.freeze(), events });
         while events < events_max {
-            let (position, more) = self.peek(&mut jumps);
+            let (position, more) = self.peek(&view.reader, &mut jumps);
             let Some(position) = position else {
                 return match (events, more) {
                     (0, true) => Progress::Nothing,
@@ -239,8 +283,8 @@ impl Scan {
                     _ => block(bytes, events),
                 };
             };
-            let hidden = self.visibility.as_mut().is_some_and(|it| it.hides(position));
-            let Some(record) = self.reader.record(position).filter(|_| !hidden) else {
+            let hidden = view.hides(position);
+            let Some(record) = view.reader.record(position).filter(|_| !hidden) else {
                 self.pass(position);
                 jumps = jumps.saturating_sub(1);
                 match (jumps, events) {
@@ -260,7 +304,7 @@ impl Scan {
     }
 
     /// The next event's position, if one is found within the budget, and whether there may be more.
-    fn peek(&mut self, jumps: &mut u32) -> (Option<Position>, bool) {
+    fn peek(&mut self, reader: &Reader, jumps: &mut u32) -> (Option<Position>, bool) {
         match &mut self.walk {
             Walk::Slices => unreachable!("slices are not picked"),
             Walk::Picked { cursor, direction } => {
@@ -269,6 +313,10 @@ impl Scan {
                     Direction::Backwards => self.reached.previous(),
                 };
                 match cursor.seek(from, jumps) {
+                    Step::Found(position) if position < reader.first() => {
+                        self.reached = Position::ZERO;
+                        (None, false)
+                    }
                     Step::Found(position) => (Some(position), true),
                     Step::Paused(position) => {
                         self.reached = match direction {
@@ -279,7 +327,7 @@ impl Scan {
                     }
                     Step::End => {
                         self.reached = match direction {
-                            Direction::Forwards => self.reader.head().max(self.reached),
+                            Direction::Forwards => self.head.max(self.reached),
                             Direction::Backwards => Position::ZERO,
                         };
                         (None, false)
@@ -306,25 +354,28 @@ impl Scan {
     }
 }
 
-/// A scan to its end: its blocks, one after the other. It ends with the stream that it belongs to.
-pub struct Blocks {
-    scan: Scan,
-    /// Keeps what the scan looks at.
-    _history: Arc<History>,
+impl View {
+    fn hides(&mut self, position: Position) -> bool {
+        self.visibility.as_mut().is_some_and(|it| it.hides(position))
+    }
 }
 
-impl Blocks {
-    pub fn new(scan: Scan, history: Arc<History>) -> Self {
-        Self { scan, _history: history }
-    }
+/// A scan to its end: its blocks, one after the other. It ends with the stream that it belongs to.
+pub struct Blocks(pub Scan);
 
-    /// The next block; `None` at the end. Lets other tasks run while it finds nothing.
-    pub async fn next(&mut self) -> Option<Block> {
+impl Blocks {
+    /// The next block; `None` at the end. Lets other tasks run while it finds nothing. An error: what should
+    /// come next is not kept any more.
+    pub async fn next(&mut self) -> Option<Result<Block, QueryError>> {
+        let Self(scan) = self;
         loop {
-            match self.scan.step(u64::MAX) {
-                Progress::Block(block) => return Some(block),
+            match scan.step(u64::MAX) {
+                Progress::Block(block) => return Some(Ok(block)),
                 Progress::Nothing => tokio::task::yield_now().await,
                 Progress::End => return None,
+                Progress::Dropped(first) => {
+                    return Some(Err(QueryError::NotKept { after: scan.reached(), first }));
+                }
             }
         }
     }

@@ -77,6 +77,9 @@ pub enum SubscribeError {
     /// The position is not in this log.
     #[error("position {after} is beyond the head {head}: is it the same log?")]
     BeyondHead { after: Position, head: Position },
+    /// What follows the position is not kept any more.
+    #[error("position {after} is no longer followed by what is kept; it begins at {first}")]
+    NotKept { after: Position, first: Position },
     /// The limit is reached.
     #[error("{limit} subscriptions are open, no more are allowed")]
     TooMany { limit: usize },
@@ -118,7 +121,7 @@ impl SubscriptionService {
         let head = self.history.log.watermark().get();
         let after = match options.start {
             Start::Now => head,
-            Start::After(after) if after <= head => after,
+            Start::After(after) if after <= head => from_kept(&self.history, after)?,
             Start::After(after) => return Err(SubscribeError::BeyondHead { after, head }),
         };
         Ok(Subscription {
@@ -134,6 +137,16 @@ impl SubscriptionService {
             sent_at: Instant::now(),
             _place: place,
         })
+    }
+}
+
+/// Where a walk after `after` begins: with the first event that is kept, for who asks for all.
+fn from_kept(history: &History, after: Position) -> Result<Position, SubscribeError> {
+    let first = history.log.first();
+    match after {
+        Position::ZERO => Ok(first.previous()),
+        after if after.next() >= first => Ok(after),
+        after => Err(SubscribeError::NotKept { after, first }),
     }
 }
 
@@ -224,10 +237,14 @@ impl Subscription {
                             tokio::task::yield_now().await;
                         }
                         Progress::End => self.state = State::AtHead,
+                        Progress::Dropped(first) => {
+                            let after = self.position;
+                            return Err(SubscribeError::NotKept { after, first });
+                        }
                     }
                 }
                 State::AtHead => {
-                    if let Some(message) = self.at_head().await {
+                    if let Some(message) = self.at_head().await? {
                         return Ok(message);
                     }
                 }
@@ -236,23 +253,28 @@ impl Subscription {
     }
 
     /// Scans what has come, or waits for it: until there is something to tell or to do.
-    async fn at_head(&mut self) -> Option<Message> {
+    async fn at_head(&mut self) -> Result<Option<Message>, SubscribeError> {
         let watermark = self.history.log.watermark();
         if watermark.get() > self.position {
+            // Only a subscriber that reads slower than old events are dropped can be behind what is kept.
+            let first = self.history.log.first();
+            if self.position.next() < first {
+                return Err(SubscribeError::NotKept { after: self.position, first });
+            }
             // A new scan also finds names that did not exist before.
             let (filter, forwards) = (&self.options.filter, Direction::Forwards);
             let scan = Scan::all(&self.history, &*self.clock, filter, forwards, self.position, 0);
             self.state = State::Scanning(scan, STEPS_OF_A_SCAN);
-            return None;
+            return Ok(None);
         }
         if !self.live {
             self.live = true;
-            return Some(Message::CaughtUp(self.position));
+            return Ok(Some(Message::CaughtUp(self.position)));
         }
         if self.checkpoint_is_due() {
-            return Some(Message::Checkpoint(self.position));
+            return Ok(Some(Message::Checkpoint(self.position)));
         }
-        tokio::select! {
+        Ok(tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
             _ = watermark.beyond(self.position) => None,
@@ -260,7 +282,7 @@ impl Subscription {
                 let sent_at = Timestamp::from_micros(self.clock.now_micros());
                 Some(Message::Heartbeat { position: self.position, sent_at })
             }
-        }
+        })
     }
 
     fn checkpoint_is_due(&self) -> bool {

@@ -42,6 +42,7 @@ impl admin_service_server::AdminService for Admin {
             started_at: Some(convert::timestamp(self.started_at)),
             uptime: Some(uptime),
             head: history.log.watermark().get().get(),
+            first_position: history.log.first().get(),
             stream_count: history.streams.len() as u64,
             category_count: history.categories.len() as u64,
             event_type_count: history.types.len() as u64,

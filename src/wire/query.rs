@@ -1,6 +1,6 @@
 //! `annals.v1.QueryService`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -46,14 +46,6 @@ impl Queries {
     async fn reach(&self, min_position: u64, patience: Option<Duration>) -> Result<(), Status> {
         Ok(self.service.reach(Position::new(min_position), patience).await?)
     }
-
-    fn blocks(&self, scan: Scan) -> Response<Answers<EventBlock>> {
-        let blocks = Blocks::new(scan, Arc::clone(self.service.history()));
-        Response::new(answers(blocks, |mut blocks| async move {
-            let block = blocks.next().await?;
-            Some((Ok(EventBlock::from_encoded(block.bytes)), blocks))
-        }))
-    }
 }
 
 #[tonic::async_trait]
@@ -71,7 +63,7 @@ impl query_service_server::QueryService for Queries {
         let direction = convert::direction(direction)?;
         self.reach(min_position, patience).await?;
         let after = Version::new(after);
-        Ok(self.blocks(self.service.read_stream(&stream, direction, after, limit)?))
+        Ok(blocks(self.service.read_stream(&stream, direction, after, limit)?))
     }
 
     type ReadAllStream = Answers<EventBlock>;
@@ -87,7 +79,7 @@ impl query_service_server::QueryService for Queries {
         let filter = convert::filter(filters, &self.limits)?;
         self.reach(min_position, patience).await?;
         let after = Position::new(after);
-        Ok(self.blocks(self.service.read_all(&filter, direction, after, limit)))
+        Ok(blocks(self.service.read_all(&filter, direction, after, limit)?))
     }
 
     async fn get_event(
@@ -194,4 +186,12 @@ impl query_service_server::QueryService for Queries {
         let facts = self.service.retention(&scope);
         Ok(Response::new(settings::retention(&scope, &facts)))
     }
+}
+
+fn blocks(scan: Scan) -> Response<Answers<EventBlock>> {
+    Response::new(answers(Blocks(scan), |mut blocks| async move {
+        let block = blocks.next().await?;
+        let message = block.map(|block| EventBlock::from_encoded(block.bytes));
+        Some((message.map_err(Status::from), blocks))
+    }))
 }

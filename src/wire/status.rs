@@ -156,6 +156,12 @@ impl From<QueryError> for Status {
                 text,
                 [("position", position.to_string()), ("head", head.to_string())],
             ),
+            E::NotKept { after, first } => status(
+                Code::OutOfRange,
+                "POSITION_NOT_KEPT",
+                text,
+                [("after", after.to_string()), ("first", first.to_string())],
+            ),
             E::MinPositionNotReached { min_position, head } => status(
                 Code::DeadlineExceeded,
                 "MIN_POSITION_NOT_REACHED",
@@ -182,6 +188,12 @@ impl From<SubscribeError> for Status {
                 "POSITION_BEYOND_HEAD",
                 text,
                 [("after", after.to_string()), ("head", head.to_string())],
+            ),
+            E::NotKept { after, first } => status(
+                Code::OutOfRange,
+                "POSITION_NOT_KEPT",
+                text,
+                [("after", after.to_string()), ("first", first.to_string())],
             ),
             E::TooMany { limit } => status(
                 Code::ResourceExhausted,

@@ -5,6 +5,7 @@ mod cli;
 mod commit_log;
 mod compaction;
 mod crash;
+mod evict;
 mod grpc;
 mod indexes;
 mod retention_cases;

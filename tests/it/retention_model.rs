@@ -331,6 +331,7 @@ pub fn positions(mut scan: Scan, batch: u64) -> Vec<u64> {
             }
             Progress::Nothing => {}
             Progress::End => return seen,
+            Progress::Dropped(first) => panic!("nothing is dropped, and it begins at {first}"),
         }
     }
 }

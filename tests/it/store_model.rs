@@ -16,7 +16,7 @@ use annals::{
         },
         name::{self, Name},
         position::{Position, Version},
-        sequencer::Sequencer,
+        sequencer::{Sequencer, WhenFull},
         store::Store,
     },
     service::scan::{Progress, Scan},
@@ -351,6 +351,7 @@ fn positions(mut scan: Scan, batch: u64) -> Vec<u64> {
             }
             Progress::Nothing => {}
             Progress::End => return seen,
+            Progress::Dropped(first) => panic!("nothing is dropped, and it begins at {first}"),
         }
     }
 }
@@ -509,7 +510,7 @@ fn the_sequencer_is_deterministic() {
 fn a_full_store_refuses_what_is_new_and_answers_what_is_not() {
     const MAX: usize = 1 << 20;
     let log = LogWriter::with_segment_size(4096);
-    let sequencer = Sequencer::new(log, Box::new(Memory)).with_memory_max(MAX);
+    let sequencer = Sequencer::new(log, Box::new(Memory)).with_memory_max(MAX, WhenFull::Reject);
     let store = Store::new(sequencer, Arc::new(ManualClock::default()), 10);
     let mut caller = Caller::default();
     let mut new = || {

@@ -124,6 +124,11 @@ impl LogWriter {
         Reader { table: self.log.table.load(), head }
     }
 
+    /// Drops the oldest segment, if it is sealed: it and the position of its last event.
+    pub fn drop_oldest(&mut self) -> Option<(Arc<Segment>, Position)> {
+        self.log.drop_oldest()
+    }
+
     /// How many bytes of events are in memory.
     pub fn size(&self) -> usize {
         // Relaxed: a number to compare.
@@ -142,6 +147,11 @@ impl Log {
     pub fn reader(&self) -> Reader {
         // The watermark first: the table that is loaded after it covers it.
         let head = self.watermark.get();
+        Reader { table: self.table.load(), head }
+    }
+
+    /// The same view as of `head`, a watermark that was taken before, but for what was dropped since.
+    pub fn reader_at(&self, head: Position) -> Reader {
         Reader { table: self.table.load(), head }
     }
 
@@ -183,6 +193,24 @@ impl Log {
     pub fn seal_at_next_commit(&self) {
         // Relaxed: as where it is taken.
         self.seal_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Drops the oldest segment, if it is sealed: it and the position of its last event. Who reads goes on
+    /// with what it has.
+    fn drop_oldest(&self) -> Option<(Arc<Segment>, Position)> {
+        let _guard = self.changes.lock().expect("no holder panics");
+        let mut table = Table::clone(&self.table.load());
+        let last = table.get(1)?.first().previous();
+        let oldest = table.remove(0);
+        // Relaxed: a number to look at, written under the lock.
+        self.sealed_bytes.fetch_sub(bytes_in_memory(&oldest), Ordering::Relaxed);
+        self.table.store(Arc::new(table));
+        Some((oldest, last))
+    }
+
+    /// The first position that is kept; 1 but where old segments are dropped.
+    pub fn first(&self) -> Position {
+        self.table.with(|table| table[0].first())
     }
 
     /// All segments of now; the last one is being written.
@@ -241,6 +269,11 @@ impl Reader {
     /// The last position of this view; 0 when it is empty.
     pub fn head(&self) -> Position {
         self.head
+    }
+
+    /// The first position that this view has; 1 but where old segments are dropped.
+    pub fn first(&self) -> Position {
+        self.table[0].first()
     }
 
     /// The record at `position`, with its tag and length; `None` at 0 and beyond the head, and where the
@@ -303,7 +336,7 @@ impl Reader {
     /// The first position whose event was recorded at or after `micros`; behind the head if none was.
     pub fn first_recorded_at_or_after(&self, micros: i64) -> Position {
         // Recorded time never falls.
-        let (mut low, mut high) = (Position::new(1), self.head.next());
+        let (mut low, mut high) = (self.first(), self.head.next());
         while low < high {
             let middle = Position::new(low.get() + (high.get() - low.get()) / 2);
             let record = self.trace(middle).expect("at most the head");
@@ -317,7 +350,7 @@ impl Reader {
     }
 
     fn visible(&self, position: Position) -> bool {
-        Position::ZERO < position && position <= self.head
+        self.first() <= position && position <= self.head
     }
 
     /// The segment that holds `position`, which is visible, and its place in the table.

@@ -6,6 +6,7 @@ mod bad_query;
 mod commit;
 mod compact;
 mod compression;
+mod evict;
 mod follow;
 mod format;
 mod header_limit;
