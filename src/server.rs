@@ -182,6 +182,7 @@ async fn routes(
         sync: config.data.is_some().then_some(config.sync),
         started_at: Timestamp::from_micros(clock.now_micros()),
         started: Instant::now(),
+        stop: stop.clone(),
     };
     let request_bytes_max = limits.commit_size_bytes_max + REQUEST_OVERHEAD_BYTES;
 

@@ -146,7 +146,7 @@ fn events(info: &GetInfoResponse) -> String {
 }
 
 /// `1.5 MiB`: one digit after the point, rounded down.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     while unit + 1 < UNITS.len() && bytes >> (10 * (unit + 1)) > 0 {

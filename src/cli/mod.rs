@@ -7,6 +7,7 @@
 pub mod cloud_events;
 
 mod append;
+mod backup;
 mod client;
 mod compact;
 mod delete;
@@ -17,9 +18,11 @@ mod info;
 mod output;
 mod read;
 mod retention;
+mod repair;
 mod serve;
 mod streams;
 mod tail;
+mod verify;
 
 use std::{io, process::ExitCode};
 
@@ -48,6 +51,9 @@ Commands
   delete    Hide all events of a stream
   tombstone Hide all events of a stream, and take no more
   compact   Remove what retention and deletion have hidden
+  verify    Check the whole history
+  backup    Copy the history to a directory
+  repair    Mend a damaged data directory
   help      Explain a command: annals help append
 
 Quickstart
@@ -79,6 +85,9 @@ enum Command {
     Delete(delete::DeleteArgs),
     Tombstone(delete::TombstoneArgs),
     Compact(compact::CompactArgs),
+    Verify(verify::VerifyArgs),
+    Backup(backup::BackupArgs),
+    Repair(repair::RepairArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -86,6 +95,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         None => welcome(),
         Some(Command::Serve(args)) => serve::run(args),
+        Some(Command::Repair(args)) => repair::run(&args),
         Some(command) => client(command),
     };
     match result {
@@ -108,7 +118,7 @@ fn client(command: Command) -> Result<(), CliError> {
         .map_err(|error| CliError::file("the runtime", error))?;
     runtime.block_on(async {
         match command {
-            Command::Serve(_) => unreachable!("it has a runtime of its own"),
+            Command::Serve(_) | Command::Repair(_) => unreachable!("it asks no server"),
             Command::Append(args) => append::run(args).await,
             Command::Read(args) => read::run(args).await,
             Command::Tail(args) => tail::run(args).await,
@@ -121,6 +131,8 @@ fn client(command: Command) -> Result<(), CliError> {
             Command::Delete(args) => delete::delete(args).await,
             Command::Tombstone(args) => delete::tombstone(args).await,
             Command::Compact(args) => compact::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
+            Command::Backup(args) => backup::run(args).await,
         }
     })
 }
@@ -191,6 +203,20 @@ impl CliError {
             _ => ExitCode::FAILURE,
         }
     }
+}
+
+/// What an error says, and what its causes say, each once.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {

@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Args, FromArgMatches};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use super::{CliError, output::Output};
+use super::{CliError, output::Output, with_causes};
 use crate::{
     config::{self, Loaded},
     core::commit_log::disk::SyncMode,
@@ -117,20 +117,6 @@ async fn serve(loaded: Loaded) -> Result<(), CliError> {
     server::run(loaded.config, listener, stop)
         .await
         .map_err(|error| CliError::Failed(with_causes(&error)))
-}
-
-/// What an error says, and what its causes say, each once.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn cannot_listen(listen: SocketAddr, error: io::Error) -> CliError {

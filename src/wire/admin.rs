@@ -2,18 +2,30 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert,
+    Answers, answers,
+    convert::{self, InvalidRequest},
     proto::v1::{
-        self, CompactRequest, CompactResponse, GetInfoRequest, GetInfoResponse, Memory, Mode,
-        admin_service_server,
+        self, BackupBegin, BackupFile, BackupRequest, BackupResponse, CompactRequest,
+        CompactResponse, GetInfoRequest, GetInfoResponse, Memory, Mode, VerifyProgress,
+        VerifyRequest, VerifyResponse, VerifyResult, admin_service_server, backup_response,
+        verify_response,
     },
 };
 use crate::{
-    core::{clock::Timestamp, commit_log::disk::SyncMode, limits::Limits, store::Store},
-    service::{subscription::SubscriptionService, upkeep::Compactor},
+    core::{
+        clock::Timestamp, commit_log::disk::SyncMode, limits::Limits, log::chain::Chain,
+        position::Position, store::Store,
+    },
+    service::{
+        backup::{self, Backup},
+        subscription::SubscriptionService,
+        upkeep::Compactor,
+        verify::{Progress, Verification, Verified},
+    },
 };
 
 /// The service on the wire.
@@ -26,6 +38,7 @@ pub struct Admin {
     pub sync: Option<SyncMode>,
     pub started_at: Timestamp,
     pub started: Instant,
+    pub stop: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -69,6 +82,93 @@ impl admin_service_server::AdminService for Admin {
             event_count: removed.events,
             freed_bytes: removed.bytes,
         }))
+    }
+
+    type VerifyStream = Answers<VerifyResponse>;
+
+    async fn verify(
+        &self,
+        request: Request<VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let VerifyRequest { position, expected_hash } = request.into_inner();
+        let not_a_hash = || InvalidRequest::one("expected_hash", "must be 64 hexadecimal digits");
+        let expected = match expected_hash.as_str() {
+            "" => None,
+            text => Some(Chain::parse(text).ok_or_else(not_a_hash)?),
+        };
+        let (history, stop) = (self.store.history(), self.stop.clone());
+        let verification = Verification::begin(history, Position::new(position), expected, stop)?;
+        Ok(Response::new(answers(Some(verification), |verification| async move {
+            match verification?.next().await {
+                Ok((progress, rest)) => Some((Ok(progress.into()), rest)),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
+    }
+
+    type BackupStream = Answers<BackupResponse>;
+
+    async fn backup(
+        &self,
+        _: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let backup = Backup::begin(self.store.history(), self.stop.clone());
+        Ok(Response::new(answers(Some(backup), |backup| async move {
+            match backup?.next().await.transpose()? {
+                Ok((message, rest)) => Some((Ok(message.into()), Some(rest))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
+    }
+}
+
+impl From<Progress> for VerifyResponse {
+    fn from(progress: Progress) -> Self {
+        let message = match progress {
+            Progress::Going { position, head, checked_bytes, total_bytes } => {
+                verify_response::Message::Progress(VerifyProgress {
+                    position: position.get(),
+                    head: head.get(),
+                    checked_bytes,
+                    total_bytes,
+                })
+            }
+            Progress::Done(verified) => verify_response::Message::Result(verified.into()),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+impl From<Verified> for VerifyResult {
+    fn from(verified: Verified) -> Self {
+        let Verified { head, tally, chain, noted: (position, noted) } = verified;
+        Self {
+            head: head.get(),
+            event_count: tally.events,
+            removed_count: tally.removed,
+            segment_count: tally.segments,
+            checked_bytes: tally.bytes,
+            head_hash: chain.to_string(),
+            position: position.get(),
+            hash: noted.to_string(),
+        }
+    }
+}
+
+impl From<backup::Message> for BackupResponse {
+    fn from(message: backup::Message) -> Self {
+        use backup_response::Message as Sent;
+        let message = match message {
+            backup::Message::Begin { head, total_bytes } => {
+                Sent::Begin(BackupBegin { head: head.get(), total_bytes })
+            }
+            backup::Message::File { name, size } => {
+                Sent::File(BackupFile { name, size_bytes: size })
+            }
+            backup::Message::Piece(content) => Sent::Content(content),
+            backup::Message::Done(verified) => Sent::Result(verified.into()),
+        };
+        Self { message: Some(message) }
     }
 }
 

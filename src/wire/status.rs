@@ -7,8 +7,10 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::convert::InvalidRequest;
 use crate::{
-    core::append::AppendError,
-    service::{query::QueryError, subscription::SubscribeError, upkeep::CompactError},
+    core::{append::AppendError, log::verify::Damage},
+    service::{
+        query::QueryError, subscription::SubscribeError, upkeep::CompactError, verify::VerifyError,
+    },
 };
 
 /// The domain of every `ErrorInfo`.
@@ -207,6 +209,49 @@ impl From<SubscribeError> for Status {
                 text,
                 [("resume_after", resume_after.to_string())],
             ),
+        }
+    }
+}
+
+impl From<VerifyError> for Status {
+    fn from(error: VerifyError) -> Self {
+        use VerifyError as E;
+        let text = error.to_string();
+        match error {
+            E::Damaged(Damage { segment, offset, fault }) => {
+                tracing::error!(%segment, offset, %fault, "the log is damaged");
+                status(
+                    Code::DataLoss,
+                    "SEGMENT_DAMAGED",
+                    text,
+                    [
+                        ("segment", segment.to_string()),
+                        ("offset", offset.to_string()),
+                        ("fault", fault.to_string()),
+                    ],
+                )
+            }
+            E::Differs { position, expected, actual } => status(
+                Code::DataLoss,
+                "HISTORY_DIFFERS",
+                text,
+                [
+                    ("position", position.to_string()),
+                    ("expected", expected.to_string()),
+                    ("actual", actual.to_string()),
+                ],
+            ),
+            E::InsideCommit { end, .. } => {
+                let ends = format!("is inside of a commit that ends at {end}; name a commit's end");
+                InvalidRequest::one("position", ends).into()
+            }
+            E::BeyondHead { position, head } => status(
+                Code::NotFound,
+                "UNKNOWN_EVENT",
+                text,
+                [("position", position.to_string()), ("head", head.to_string())],
+            ),
+            E::ShuttingDown => shutting_down(),
         }
     }
 }

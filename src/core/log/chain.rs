@@ -32,6 +32,20 @@ impl Chain {
         Self(value)
     }
 
+    /// The value that `text` has in hexadecimal digits; `None` if it is not 64 of them.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if !rest.is_empty() || pairs.len() != size_of::<Hash>() {
+            return None;
+        }
+        let mut value = Hash::default();
+        for (byte, pair) in value.iter_mut().zip(pairs) {
+            let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
+            *byte = u8::try_from(high? << 4 | low?).expect("two digits");
+        }
+        Some(Self(value))
+    }
+
     /// Its value.
     pub fn value(&self) -> &Hash {
         &self.0
@@ -78,6 +92,19 @@ mod tests {
             chain.to_string(),
             "82f75ecd9ef2cf4aee47b4ad9598bb1971ae82c8b9e541ca75448237bf3a5090"
         );
+        assert_eq!(Chain::parse(&chain.to_string()), Some(chain));
+        assert_eq!(Chain::parse(&chain.to_string().to_uppercase()), Some(chain));
+        let digits = "0".repeat(62);
+        for bad in [
+            "",
+            "0",
+            &digits,
+            &format!("{digits}0g"),
+            &format!("{digits}é"),
+            &format!("{digits}000"),
+        ] {
+            assert_eq!(Chain::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -374,6 +374,16 @@ pub fn read_header(bytes: &[u8]) -> Option<Header> {
     Some(Header { format_version, first, chain, size })
 }
 
+/// Whether the header at the start of `bytes`, of whatever version, has the checksum that it says.
+pub fn header_is_whole(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    let Ok(Some((3, Value::Bytes(header)))) = take_field(&mut rest) else { return false };
+    let Some((checked, [tag_of_checksum, checksum @ ..])) = header.split_last_chunk::<5>() else {
+        return false;
+    };
+    *tag_of_checksum == tag(5, FIXED32) && crc32c::crc32c(checked).to_le_bytes() == *checksum
+}
+
 /// Checks the commit at the start of `bytes`: every record, that their positions rise by one from `first`
 /// on, the seal. Puts where the records begin into `records`, and gives the size of it all, the seal with
 /// it.

@@ -15,6 +15,7 @@ pub mod chain;
 pub mod compaction;
 pub mod format;
 pub mod segment;
+pub mod verify;
 pub mod watermark;
 
 use std::sync::Arc;
@@ -347,6 +348,20 @@ impl Reader {
             }
         }
         low
+    }
+
+    /// The segments of this view, in the order of the log, each with how many of its bytes are visible:
+    /// the header and whole commits. None where there is no event.
+    pub fn segments(&self) -> Vec<(Arc<Segment>, usize)> {
+        let visible = self.table.iter().filter(|segment| segment.first() <= self.head);
+        let mut segments: Vec<_> =
+            visible.map(|segment| (Arc::clone(segment), segment.readable(0..).len())).collect();
+        if let Some((segment, end)) = segments.last_mut() {
+            // The watermark stops behind seals only.
+            *end = record_end(segment, self.head);
+            *end += format::field_size(segment.readable(*end..));
+        }
+        segments
     }
 
     fn visible(&self, position: Position) -> bool {

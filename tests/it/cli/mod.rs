@@ -1,7 +1,12 @@
 //! The command line from the outside: options, files, exit codes.
 
+mod backup;
 mod commands;
 mod config;
+mod data_directory;
 mod fake_server;
 mod import_file;
+mod made_history;
 mod real_server;
+mod repair;
+mod verify;

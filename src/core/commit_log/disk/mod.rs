@@ -13,7 +13,9 @@
 //! only the newest file can be torn. Reading it all back is `recovery`'s.
 
 pub mod files;
+pub mod offline;
 pub mod recovery;
+pub mod repair;
 pub mod snapshot;
 
 use std::{
@@ -35,10 +37,13 @@ use crate::core::{
 };
 
 /// The text that makes a directory ours.
-const MARK: &str = "annals data, format 1\n";
-const MARK_FILE: &str = "annals";
-const LOCK_FILE: &str = "lock";
-const SEGMENTS: &str = "segments";
+pub const MARK: &str = "annals data, format 1\n";
+/// The file that has it.
+pub const MARK_FILE: &str = "annals";
+/// The file that is locked while somebody has the directory.
+pub const LOCK_FILE: &str = "lock";
+/// The folder of the segments.
+pub const SEGMENTS: &str = "segments";
 const INDEX: &str = "index";
 
 /// When a commit is safe.

@@ -20,6 +20,7 @@ use crate::core::{
         chain::Chain,
         format::{self, FormatError, Header},
         segment::{Home, Segment, SegmentWriter},
+        verify::{self, Fault},
     },
     position::Position,
 };
@@ -35,19 +36,6 @@ pub enum RecoveryError {
     Stranger(String),
     #[error("cannot read {file}")]
     Io { file: String, source: io::Error },
-}
-
-/// What is wrong with bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    #[error("it has no header")]
-    Header,
-    #[error("it is of format {0}, and this annals knows format 1: a newer one has written it")]
-    Newer(u32),
-    #[error("it is larger than a segment can be")]
-    Size,
-    #[error("{0}")]
-    Format(#[from] FormatError),
 }
 
 /// What was cut off the newest segment.
@@ -194,19 +182,9 @@ pub fn first_position(name: &str) -> Option<Position> {
 }
 
 fn check_header(bytes: &[u8], first: Position) -> Result<Header, Fault> {
-    match format::read_header(bytes) {
-        Some(Header { format_version, .. }) if format_version > format::FORMAT_VERSION => {
-            Err(Fault::Newer(format_version))
-        }
-        Some(header) if header.first == first => {
-            // Nothing else is in it than what we write.
-            let mut expected = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-            format::put_header(&mut expected, first, header.chain.as_ref());
-            let good = header.chain.is_some() && bytes.starts_with(&expected);
-            if good { Ok(header) } else { Err(Fault::Header) }
-        }
-        _ => Err(Fault::Header),
-    }
+    // In a file the chain is always kept.
+    verify::check_header(bytes, first)
+        .and_then(|header| if header.chain.is_some() { Ok(header) } else { Err(Fault::Header) })
 }
 
 fn check_sealed(bytes: &Bytes, first: Position, records: &mut Vec<u32>) -> Checked {
@@ -297,7 +275,7 @@ fn chain_of(segment: &Segment) -> Chain {
 }
 
 /// Whether a whole commit begins anywhere behind `offset`.
-fn valid_follows(bytes: &[u8], offset: usize) -> bool {
+pub(super) fn valid_follows(bytes: &[u8], offset: usize) -> bool {
     let mut records = Vec::new();
     (offset + 1..bytes.len())
         .filter(|at| matches!(bytes[*at], format::EVENT_TAG | format::REMOVED_TAG))
