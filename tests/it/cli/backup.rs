@@ -48,7 +48,7 @@ async fn read_all(server: &Serving, limit: u64) -> Vec<RecordedEvent> {
 
 fn append(writer: u64, number: u64) -> AppendRequest {
     let event = |of: u64| NewEvent {
-        id: Uuid::from_u64_pair(writer, number * 2 + of).to_string(),
+        id: Uuid::from_u64_pair(writer + 1, number * 2 + of).to_string(),
         r#type: "Happened".to_owned(),
         data: Some(Data::Text(format!("{{\"n\":{number},\"fill\":\"{}\"}}", "x".repeat(2000)))),
         ..NewEvent::default()
@@ -87,11 +87,11 @@ async fn is_a_beginning_of_the_log(first: Serving) {
         let channel = channel(&first).await;
         writers.push(tokio::spawn(write(channel, writer, Arc::clone(&stop))));
     }
-    // Enough for a second segment, so that what is sealed is copied, too.
-    let mut subscribed = queries(channel(&first).await);
+    // Enough for a second segment, so that a sealed one is copied, too.
+    let mut counting = queries(channel(&first).await);
     let request =
         annals::wire::proto::v1::CountRequest { filters: Vec::new(), min_position: 25_000 };
-    within(subscribed.count(request)).await.unwrap();
+    within(counting.count(request)).await.unwrap();
     let (first, made, copy) = tokio::task::spawn_blocking(move || {
         let made = backup(&first, &copy);
         (first, made, copy)
