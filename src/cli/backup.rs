@@ -216,13 +216,11 @@ impl Target {
     fn finish(mut self, result: &VerifyResult) -> Result<PathBuf, CliError> {
         self.complete()?;
         let mark = self.mark.ok_or_else(|| protocol("no mark"))?;
-        let same = self.verifier.position().get() == result.head
-            && self.verifier.chain().to_string() == result.head_hash;
-        if !same {
+        let hash = self.verifier.chain().map(ToString::to_string).unwrap_or_default();
+        let head = self.verifier.position().get();
+        if (head, &hash) != (result.head, &result.head_hash) {
             return Err(CliError::Failed(format!(
-                "what was written is not what the server has: position {}, hash {}",
-                self.verifier.position(),
-                self.verifier.chain()
+                "what was written is not what the server has: position {head}, hash {hash}"
             )));
         }
         let (dir, segments, mark_path, unfinished) = (

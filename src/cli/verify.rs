@@ -21,7 +21,7 @@ use crate::{
         log::{chain::Chain, verify::Verifier},
         position::Position,
     },
-    service::verify::{self, VerifyError},
+    service::verify,
     wire::proto::v1::{VerifyRequest, VerifyResult, verify_response::Message},
 };
 
@@ -113,15 +113,9 @@ fn in_directory(args: &VerifyArgs) -> Result<VerifyResult, CliError> {
     }
     let position = args.at.map_or(verifier.position(), Position::new);
     let found = verify::verified(&verifier, position)
+        .and_then(|found| found.expect(args.expect_hash))
         .map_err(|error| CliError::Failed(error.to_string()))?;
-    match args.expect_hash {
-        Some(expected) if expected != found.noted.1 => {
-            let (position, actual) = found.noted;
-            let error = VerifyError::Differs { position, expected, actual };
-            Err(CliError::Failed(error.to_string()))
-        }
-        _ => Ok(found.into()),
-    }
+    Ok(found.into())
 }
 
 fn print(result: &VerifyResult, args: &VerifyArgs) -> Result<(), CliError> {
@@ -144,8 +138,10 @@ fn print(result: &VerifyResult, args: &VerifyArgs) -> Result<(), CliError> {
             ("segments".to_owned(), grouped(result.segment_count)),
             ("checked".to_owned(), size(result.checked_bytes)),
             ("head".to_owned(), result.head.to_string()),
-            ("hash".to_owned(), result.head_hash.clone()),
         ];
+        if !result.head_hash.is_empty() {
+            rows.push(("hash".to_owned(), result.head_hash.clone()));
+        }
         if result.position != result.head {
             rows.push((format!("hash at {}", result.position), result.hash.clone()));
         }

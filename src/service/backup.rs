@@ -61,8 +61,12 @@ struct AtHand {
 
 impl Backup {
     /// Begins a copy of the log as it is now.
-    pub fn begin(history: &History, stop: CancellationToken) -> Self {
+    pub fn begin(history: &History, stop: CancellationToken) -> Result<Self, VerifyError> {
         let reader = history.log.reader();
+        let first = reader.first();
+        if first > Position::new(1) {
+            return Err(VerifyError::NotKept { first });
+        }
         let segments: VecDeque<_> = reader.segments().into();
         let mut total_bytes = disk::MARK.len() as u64;
         for (segment, end) in &segments {
@@ -71,7 +75,7 @@ impl Backup {
             total_bytes += (end - size + copied) as u64;
         }
         let head = reader.head();
-        Self {
+        Ok(Self {
             verifier: Verifier::new().noting(head),
             segments,
             at_hand: None,
@@ -79,7 +83,7 @@ impl Backup {
             head,
             stop,
             done: false,
-        }
+        })
     }
 
     /// The next message; `None` when the copy is complete.
@@ -124,7 +128,7 @@ impl Backup {
     }
 
     fn begin_segment(&mut self, segment: Arc<Segment>, end: usize) -> Result<(), Damage> {
-        let chain = *self.verifier.chain();
+        let chain = *self.verifier.chain().expect("it begins at position 1");
         let header = self.verifier.begin(&segment.readable(0..)[..end], segment.first())?;
         let copied = copied_header(segment.first(), chain.value());
         let name = format!("{}/{}", disk::SEGMENTS, disk::segment_name(segment.first()));

@@ -33,6 +33,9 @@ pub enum VerifyError {
     /// There is no such position.
     #[error("there is no event at position {position}; the head is {head}")]
     BeyondHead { position: Position, head: Position },
+    /// What is before `first` was dropped, with `--when-full evict`.
+    #[error("what is before position {first} is dropped: the rest has no hash and no copy")]
+    NotKept { first: Position },
     /// Nothing is known of the rest.
     #[error("the server stops; verify again")]
     ShuttingDown,
@@ -43,9 +46,10 @@ pub enum VerifyError {
 pub struct Verified {
     pub head: Position,
     pub tally: Tally,
-    pub chain: Chain,
+    /// `None`: not known, as events before were dropped.
+    pub chain: Option<Chain>,
     /// A position that was asked for, or the head, and the chain's value there.
-    pub noted: (Position, Chain),
+    pub noted: (Position, Option<Chain>),
 }
 
 /// How far it is.
@@ -77,8 +81,12 @@ impl Verification {
         if noting > head {
             return Err(VerifyError::BeyondHead { position: noting, head });
         }
+        let first = reader.first();
+        if first > Position::new(1) && (noting > Position::ZERO || expected.is_some()) {
+            return Err(VerifyError::NotKept { first });
+        }
         let noting = if noting == Position::ZERO { head } else { noting };
-        let walk = Walk::new(&reader, Verifier::new().noting(noting));
+        let walk = Walk::new(&reader, Verifier::from(first).noting(noting));
         Ok(Self { walk, noting, expected, stop })
     }
 
@@ -113,21 +121,28 @@ impl Verification {
 
     fn verified(&self) -> Result<Verified, VerifyError> {
         let verified = verified(self.walk.verifier(), self.noting)?;
-        let (position, actual) = verified.noted;
-        match self.expected {
-            Some(expected) if expected != actual => {
+        verified.expect(self.expected)
+    }
+}
+
+impl Verified {
+    /// The same, if the value that was noted is `expected`.
+    pub fn expect(self, expected: Option<Chain>) -> Result<Self, VerifyError> {
+        let (position, actual) = self.noted;
+        match expected.zip(actual) {
+            Some((expected, actual)) if expected != actual => {
                 Err(VerifyError::Differs { position, expected, actual })
             }
-            _ => Ok(verified),
+            _ => Ok(self),
         }
     }
 }
 
 /// What `verifier`, which has come to the end, has found; `position` is the one that it was to note.
 pub fn verified(verifier: &Verifier, position: Position) -> Result<Verified, VerifyError> {
-    let (head, chain) = (verifier.position(), *verifier.chain());
+    let (head, chain) = (verifier.position(), verifier.chain().copied());
     let noted = match verifier.noted() {
-        Noted::Value(value) => value,
+        Noted::Value(value) => chain.map(|_| value),
         Noted::Inside(end) => return Err(VerifyError::InsideCommit { position, end }),
         // Of an empty log.
         Noted::Ahead if position == head => chain,

@@ -112,7 +112,7 @@ impl admin_service_server::AdminService for Admin {
         &self,
         _: Request<BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        let backup = Backup::begin(self.store.history(), self.stop.clone());
+        let backup = Backup::begin(self.store.history(), self.stop.clone())?;
         Ok(Response::new(answers(Some(backup), |backup| async move {
             match backup?.next().await.transpose()? {
                 Ok((message, rest)) => Some((Ok(message.into()), Some(rest))),
@@ -142,15 +142,16 @@ impl From<Progress> for VerifyResponse {
 impl From<Verified> for VerifyResult {
     fn from(verified: Verified) -> Self {
         let Verified { head, tally, chain, noted: (position, noted) } = verified;
+        let digits = |chain: Option<Chain>| chain.map_or(String::new(), |chain| chain.to_string());
         Self {
             head: head.get(),
             event_count: tally.events,
             removed_count: tally.removed,
             segment_count: tally.segments,
             checked_bytes: tally.bytes,
-            head_hash: chain.to_string(),
+            head_hash: digits(chain),
             position: position.get(),
-            hash: noted.to_string(),
+            hash: digits(noted),
         }
     }
 }

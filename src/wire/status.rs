@@ -251,6 +251,12 @@ impl From<VerifyError> for Status {
                 text,
                 [("position", position.to_string()), ("head", head.to_string())],
             ),
+            E::NotKept { first } => status(
+                Code::OutOfRange,
+                "POSITION_NOT_KEPT",
+                text,
+                [("after", "0".to_owned()), ("first", first.to_string())],
+            ),
             E::ShuttingDown => shutting_down(),
         }
     }

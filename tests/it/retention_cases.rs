@@ -11,7 +11,7 @@ use annals::{
         log::{LogWriter, chain::Hash},
         position::{Position, Version},
         retention::{Change, ENDED_RULES_MAX, Rule, Scope, Setting},
-        sequencer::Sequencer,
+        sequencer::{Sequencer, WhenFull},
         store::Store,
     },
     service::{
@@ -185,7 +185,7 @@ fn a_setting_that_could_not_be_synced_hides_nothing() {
 fn a_full_store_takes_settings() {
     let mut subject = Subject::new(false, 1 << 20);
     let log = LogWriter::with_segment_size(1 << 20);
-    let sequencer = Sequencer::new(log, Box::new(Memory)).with_memory_max(1);
+    let sequencer = Sequencer::new(log, Box::new(Memory)).with_memory_max(1, WhenFull::Reject);
     let clock: Arc<dyn Clock> = subject.clock.clone();
     subject.store = Arc::new(Store::new(sequencer, clock, 10));
     let full = subject.commit(Caller::default().append("Payment-1", 1), true);

@@ -177,7 +177,7 @@ impl Plan {
         progress: &mut impl FnMut(&Verifier),
     ) -> Result<bool, RepairError> {
         let name = || file.name.to_owned();
-        let before = *verifier.chain();
+        let before = *verifier.chain().expect("it begins at position 1");
         let mut header = Vec::new();
         let begun = match verifier.begin(&bytes, file.first) {
             Ok(header) if header.chain.is_some() => Ok(()),
