@@ -47,9 +47,7 @@ Commands
   import    Append CloudEvents from a file
   export    Write events to a file as CloudEvents
   retention Set or show what is kept of a stream or a category
-  truncate  Hide the events of a stream before a version
-  delete    Hide all events of a stream
-  tombstone Hide all events of a stream, and take no more
+  delete    Hide all events of a stream; also: truncate, tombstone
   compact   Remove what retention and deletion have hidden
   verify    Check the whole history
   backup    Copy the history to a directory
