@@ -34,8 +34,7 @@ use crate::config::Mistakes;
 
 const WELCOME: &str = "\
 Annals is an event store: streams of immutable events in one log, over gRPC.
-It starts with one command and needs nothing else. Events live in memory and end with the server;
-`annals serve --data DIR` keeps them.
+Events live in memory and end with the server; `annals serve --data DIR` keeps them.
 
 Commands
   serve     Start a server

@@ -42,7 +42,10 @@ fn without_arguments_it_explains_itself_on_one_screen() {
     assert_eq!(output.status.code(), Some(0));
     let text = text(&output.stdout);
     assert!(text.lines().count() <= 24, "{text}");
-    for command in ["serve", "append", "read", "tail", "streams", "info", "import", "export", "verify", "backup", "repair"] {
+    for command in [
+        "serve", "append", "read", "tail", "streams", "info", "import", "export", "verify",
+        "backup", "repair",
+    ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} in\n{text}");
         assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
     }
