@@ -141,7 +141,7 @@ async fn watch_the_log(
         Err(_) => None,
     };
     if let Some(reason) = reason {
-        tracing::error!(reason, "appends are refused until a restart; reads go on");
+        tracing::error!(reason, "appends are refused, reads go on; look at the disk, then restart");
         for service in [CommandServiceServer::<Commands>::NAME, ""] {
             health.set_service_status(service, ServingStatus::NotServing).await;
         }

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crate::{
@@ -27,11 +27,9 @@ use crate::{
         store::Store,
         upkeep::{DataFiles, Upkeep},
     },
+    progress::{self, Progress},
     service::upkeep::{Compactor, Upkeeper},
 };
-
-/// While the history is read back, so often is told how far it is.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why the history cannot be opened. Nothing in the directory was changed.
 #[derive(Debug, thiserror::Error)]
@@ -119,9 +117,11 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
         return Ok(Storage { store, leader: None, upkeeper });
     };
     let sync = config.sync;
-    let (sequencer, files, snapshot) = tokio::task::spawn_blocking(move || read_back(&path, sync))
-        .await
-        .map_err(std::io::Error::other)??;
+    let watched = progress::is_watched(config.log_format);
+    let (sequencer, files, snapshot) =
+        tokio::task::spawn_blocking(move || read_back(&path, sync, watched))
+            .await
+            .map_err(std::io::Error::other)??;
     let store = store(sequencer);
     let leader = Leader::start(&store, sync)?;
     let upkeep = Upkeep::new(Arc::clone(store.history()), Some(files), snapshot);
@@ -140,31 +140,31 @@ fn segment_size(config: &Config) -> usize {
 fn read_back(
     path: &Path,
     sync: SyncMode,
+    watched: bool,
 ) -> Result<(Sequencer, DataFiles, Position), StorageError> {
     let started = Instant::now();
     let directory = DataDirectory::open(path)?;
     let files =
         DataFiles { segments: Arc::clone(directory.files()), index: Arc::clone(directory.index()) };
-    let (mut sequencer, recovered) = disk::open(
+    let checking = Progress::begin("checking segments", watched);
+    let opened = disk::open(
         Arc::clone(&files.segments),
         sync,
         SEGMENT_SIZE_BYTES,
         Some(directory),
-        |done, all| {
-            tracing::info!(done, all, "segment checked");
-        },
-    )?;
+        |done, all| checking.at(done as u64, all as u64),
+    );
+    checking.end();
+    let (mut sequencer, recovered) = opened?;
     if let Some(Cut { file, offset, reason }) = recovered.cut {
         tracing::warn!(file, offset, %reason, "a torn tail was cut off; nothing of it was acknowledged");
     }
     let snapshot = take_indexes(&mut sequencer, &*files.index, recovered.head);
-    let mut reported = Instant::now();
+    let indexing = Progress::begin("indexing events", watched);
     sequencer.restore(recovered.head, |position| {
-        if reported.elapsed() >= PROGRESS_INTERVAL {
-            reported = Instant::now();
-            tracing::info!(%position, head = %recovered.head, "indexing");
-        }
+        indexing.at(position.get(), recovered.head.get());
     });
+    indexing.end();
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(path = %path.display(), head = %recovered.head, %snapshot, seconds, "history read back");
     Ok((sequencer, files, snapshot))

@@ -1,4 +1,5 @@
-//! Any bytes as the only segment of a directory: read back, cut, or refused; what is read back is whole.
+//! Any bytes as the only segment of a directory: read back, cut, or refused; what is read back is whole, and
+//! a check comes to the same.
 #![no_main]
 
 use std::io;
@@ -8,7 +9,12 @@ use annals::core::{
         files::{File, Files},
         recovery, segment_name,
     },
-    log::{LogWriter, format::EventView},
+    log::{
+        LogWriter,
+        chain::Chain,
+        format::EventView,
+        verify::{Fault, Verifier},
+    },
     position::Position,
 };
 use bytes::Bytes;
@@ -46,9 +52,24 @@ impl Files for OneFile<'_> {
     }
 }
 
+/// How far the check of the only segment comes.
+fn check(bytes: &[u8]) -> (Position, Chain) {
+    let mut verifier = Verifier::new();
+    match verifier.begin(bytes, Position::new(1)) {
+        // The value that it says is in the header is not that of an empty log: it may go on.
+        Ok(_) => {}
+        Err(damage) if matches!(damage.fault, Fault::Chain { .. }) => {}
+        Err(_) => return (Position::ZERO, Chain::GENESIS),
+    }
+    while let Ok(Some(_)) = verifier.commit(bytes) {}
+    (verifier.position(), *verifier.chain().expect("it begins at position 1"))
+}
+
 fuzz_target!(|bytes: &[u8]| {
+    let checked = check(bytes);
     let Ok(recovered) = recovery::recover(&OneFile(bytes), 4096, |_, _| {}) else { return };
     let head = recovered.head;
+    assert_eq!(checked, (head, recovered.chain));
     let Some(active) = recovered.active else { return };
     let reader = LogWriter::restore(recovered.sealed, active, 4096).reader(head);
     for position in 1..=head.get() {

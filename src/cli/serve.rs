@@ -9,8 +9,11 @@ use tracing::{info, warn};
 use super::{CliError, output::Output, with_causes};
 use crate::{
     config::{self, Loaded},
-    core::commit_log::disk::SyncMode,
-    server, shutdown, telemetry,
+    core::commit_log::disk::{OpenLogError, SyncMode},
+    server::{self, ServerError},
+    shutdown,
+    storage::StorageError,
+    telemetry,
 };
 
 /// Start a server
@@ -114,9 +117,19 @@ async fn serve(loaded: Loaded) -> Result<(), CliError> {
     if !listen.ip().is_loopback() {
         warn!(%listen, "open to the network, and everyone there may read and write");
     }
-    server::run(loaded.config, listener, stop)
-        .await
-        .map_err(|error| CliError::Failed(with_causes(&error)))
+    let data = loaded.config.data.clone();
+    server::run(loaded.config, listener, stop).await.map_err(|error| {
+        let said = with_causes(&error);
+        CliError::Failed(match (error, data) {
+            (ServerError::Storage(StorageError::Log(OpenLogError::Recovery(_))), Some(data)) => {
+                format!(
+                    "{said}\n  `annals repair --data {}` shows what can be kept",
+                    data.display()
+                )
+            }
+            _ => said,
+        })
+    })
 }
 
 fn cannot_listen(listen: SocketAddr, error: io::Error) -> CliError {

@@ -102,7 +102,7 @@ fn in_directory(args: &VerifyArgs) -> Result<VerifyResult, CliError> {
     bar.finish_and_clear();
     let cut = checked.map_err(|error| {
         let place = path.display();
-        let help = format!("`annals repair --data {place}` shows what can be kept");
+        let help = format!("  `annals repair --data {place}` shows what can be kept");
         CliError::Failed(format!("{}\n{help}", with_causes(&error)))
     })?;
     if let Some(Cut { file, offset, reason }) = cut {
