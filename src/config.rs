@@ -24,7 +24,9 @@ use std::{
 use toml::de::{DeTable, DeValue};
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::core::{commit_log::disk::SyncMode, limits::Limits, sequencer::WhenFull};
+use crate::core::{
+    commit_log::disk::SyncMode, limits::Limits, log::packing::Codec, sequencer::WhenFull,
+};
 
 /// How the server is set. Every value is within its bounds once [`load`] has returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct Config {
     pub max_memory: Option<usize>,
     /// What is done when it is full: reject. Evict, in memory mode only, drops the oldest events.
     pub when_full: WhenFull,
+    /// How sealed segments are compressed: not.
+    pub compress: Option<Codec>,
     /// What one event, one commit and one name may measure: each from 1 to [`Limits::HARD`], and an
     /// event no larger than a commit.
     pub limits: Limits,
@@ -65,6 +69,7 @@ impl Default for Config {
             sync: SyncMode::Always,
             max_memory: None,
             when_full: WhenFull::Reject,
+            compress: None,
             limits: Limits::default(),
             append_queue_max: 65_536,
             subscriptions_max: 10_000,
@@ -130,6 +135,7 @@ pub const OPTIONS: &[Spec] = &[
     option!("sync", "MODE", sync, sync_mode, "When an append is safe: always, interval=50ms (weaker) or never (weaker)"),
     option!("max-memory", "BYTES", max_memory, memory, "The memory that the history may have, such as 4GiB"),
     option!("when-full", "WHAT", when_full, when_full, "What to do when it is full: reject appends, or, in memory only, evict the oldest events"),
+    option!("compress", "CODEC", compress, codec, "How to compress what is not written to any more: none, lz4 or zstd"),
     option!("event-size-max-bytes", "BYTES", limits.event_size_bytes_max, bytes(1..=Limits::HARD.event_size_bytes_max), "One event as recorded, with its names and metadata"),
     option!("commit-size-max-bytes", "BYTES", limits.commit_size_bytes_max, bytes(1..=Limits::HARD.commit_size_bytes_max), "The events of one commit as recorded"),
     option!("commit-events-max", "N", limits.commit_events_max, count(1..=Limits::HARD.commit_events_max), "Events in one commit"),
@@ -492,6 +498,15 @@ fn sync_mode(text: &str) -> Result<SyncMode, String> {
     }
 }
 
+fn codec(text: &str) -> Result<Option<Codec>, String> {
+    match text {
+        "none" => Ok(None),
+        "lz4" => Ok(Some(Codec::Lz4)),
+        "zstd" => Ok(Some(Codec::Zstd)),
+        _ => Err("none, lz4, zstd".to_owned()),
+    }
+}
+
 fn when_full(text: &str) -> Result<WhenFull, String> {
     match text {
         "reject" => Ok(WhenFull::Reject),
@@ -571,6 +586,16 @@ impl ToToml for SyncMode {
                 format!("\"interval={}\"", interval.to_toml().trim_matches('"'))
             }
             Self::Never => "\"never\"".to_owned(),
+        }
+    }
+}
+
+impl ToToml for Option<Codec> {
+    fn to_toml(&self) -> String {
+        match self {
+            None => "\"none\"".to_owned(),
+            Some(Codec::Lz4) => "\"lz4\"".to_owned(),
+            Some(Codec::Zstd) => "\"zstd\"".to_owned(),
         }
     }
 }

@@ -113,6 +113,7 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
             Box::new(Memory),
         ));
         let upkeep = Upkeep::new(Arc::clone(store.history()), None, Position::ZERO);
+        let upkeep = upkeep.with_codec(config.compress);
         let upkeeper = Upkeeper::start(upkeep, Arc::clone(&store))?;
         return Ok(Storage { store, leader: None, upkeeper });
     };
@@ -125,6 +126,7 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
     let store = store(sequencer);
     let leader = Leader::start(&store, sync)?;
     let upkeep = Upkeep::new(Arc::clone(store.history()), Some(files), snapshot);
+    let upkeep = upkeep.with_codec(config.compress);
     let upkeeper = Upkeeper::start(upkeep, Arc::clone(&store))?;
     Ok(Storage { store, leader: Some(leader), upkeeper })
 }

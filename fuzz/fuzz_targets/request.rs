@@ -55,7 +55,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let reader = store.history().log.reader();
     for position in 1..=reader.head().get() {
-        let event = reader.event(Position::new(position)).expect("positions are dense");
+        let record = reader.record(Position::new(position)).expect("positions are dense");
+        let event = record.event();
         assert_eq!(event.stamp.position.get(), position);
     }
 });

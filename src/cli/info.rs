@@ -124,6 +124,7 @@ fn to_json(info: &GetInfoResponse) -> Value {
             "postingBytes": memory.posting_bytes,
             "residentBytes": memory.resident_bytes,
             "fileBytes": memory.file_bytes,
+            "unpackedBytes": memory.unpacked_bytes,
         })),
         "limits": info.limits.as_ref().map(|limits| json!({
             "eventBytesMax": limits.event_bytes_max,

@@ -46,7 +46,7 @@ impl History {
         if self.retention.is_empty(reader.head()) && reader.first() <= Position::new(1) {
             return None;
         }
-        let newest = reader.trace(reader.head()).map(format::recorded_at);
+        let newest = reader.trace(reader.head()).map(|record| format::recorded_at(&record));
         let now = clock.now_micros().max(newest.map_or(i64::MIN, Timestamp::micros));
         Some(self.retention.visibility(self, reader.clone(), self.retention.latest(now)))
     }
@@ -54,7 +54,7 @@ impl History {
     /// The position of the event with this id that `reader` can see.
     pub fn find(&self, id: &Uuid, reader: &Reader) -> Option<Position> {
         self.ids.find(id, |position| {
-            reader.record(position).is_some_and(|record| format::has_id(record, id))
+            reader.record(position).is_some_and(|record| format::has_id(&record, id))
         })
     }
 }

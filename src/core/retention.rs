@@ -462,7 +462,7 @@ impl Visibility {
             return false;
         }
         let Some(record) = self.reader.record(position) else { return true };
-        let (stream, version) = format::stream_and_version(record);
+        let (stream, version) = format::stream_and_version(&record);
         version <= self.floors.of(stream, &self.reader)
     }
 

@@ -31,7 +31,7 @@ use super::{
         LogWriter, Reader,
         chain::Chain,
         format::{self, EventView, Stamp},
-        segment::Segment,
+        segment::{Record, Segment},
     },
     name,
     position::{Position, Version},
@@ -282,7 +282,7 @@ impl Sequencer {
     ) -> Result<Option<Committed>, AppendError> {
         // Also of a removed event its id is left: a repeat is a repeat for ever.
         let find = |(event, place): (&NewEvent, &Place)| {
-            let has_id = |record| format::has_id(record, event.id());
+            let has_id = |record: Record<'_>| format::has_id(&record, event.id());
             self.ids.find(*place, |position| reader.trace(position).is_some_and(has_id))
         };
         let mut events = proposal.writes.iter().flat_map(|write| &write.events).zip(places);
@@ -291,7 +291,8 @@ impl Sequencer {
         };
         let mut places = places.iter();
         let conflict = |id: &Uuid, position| {
-            let stream = reader.event_or_trace(position).expect("it was found").body.stream;
+            let record = reader.trace(position).expect("it was found");
+            let stream = record.event().body.stream;
             AppendError::EventIdConflict {
                 id: *id,
                 stream: name::Name::new(stream, usize::MAX)
@@ -307,7 +308,8 @@ impl Sequencer {
                 // Where one is unknown the others make the conflict.
                 let place = places.next().expect("each event has one");
                 let position = find((event, place)).ok_or_else(|| conflict(known.id(), at))?;
-                let recorded = reader.event_or_trace(position).expect("it was found");
+                let record = reader.trace(position).expect("it was found");
+                let recorded = record.event();
                 let version = recorded.stamp.version;
                 if recorded.body.stream != write.stream.as_str() || version <= written.last {
                     return Err(conflict(event.id(), position));
@@ -323,7 +325,7 @@ impl Sequencer {
             }
             writes.push(written);
         }
-        let recorded_at = reader.event_or_trace(last).map(|event| event.stamp.recorded_at);
+        let recorded_at = reader.trace(last).map(|record| format::recorded_at(&record));
         Ok(Some(Committed { writes, first, last, recorded_at, duplicate: true }))
     }
 
@@ -383,7 +385,8 @@ impl Sequencer {
                 }
                 events -= 1;
                 *done = done.next();
-                let event = EventView::of(segment.record(*done));
+                let record = segment.record(*done);
+                let event = record.event();
                 let body = &event.body;
                 history.streams.forget(body.stream, floor, permit);
                 history.categories.forget(name::category(body.stream), floor, permit);
@@ -483,9 +486,9 @@ impl Sequencer {
             Arc::new(History { log, streams, categories, types, tags, ids: index, retention });
         self.ids = ids;
         self.head = head;
-        let last = self.log.reader(head);
-        let last = last.event_or_trace(head).expect("they are of this log");
-        self.recorded_at_micros = last.stamp.recorded_at.micros();
+        let reader = self.log.reader(head);
+        let last = reader.trace(head).expect("they are of this log");
+        self.recorded_at_micros = format::recorded_at(&last).micros();
         for position in retention::settings(&self.history, head) {
             self.apply_setting(position, head);
         }
@@ -499,8 +502,9 @@ impl Sequencer {
     /// Applies what the event at `position` sets. Nobody looks at what was set before `seen`.
     fn apply_setting(&mut self, position: Position, seen: Position) {
         let reader = self.log.reader(position);
-        let event =
-            reader.event(position).expect("it was written, and nothing of it is ever hidden");
+        let record =
+            reader.record(position).expect("it was written, and nothing of it is ever hidden");
+        let event = record.event();
         self.history.retention.apply(&event, &self.history, &reader, seen, &mut self.permit);
     }
 
@@ -511,12 +515,12 @@ impl Sequencer {
             let last = head.min(self.head.plus(RESTORED_TOGETHER));
             let positions = self.head.get() + 1..=last.get();
             let trace = |at| reader.trace(Position::new(at)).expect("it was read back");
-            let records: Vec<&[u8]> = positions.map(trace).collect();
-            let events: Vec<_> = records.iter().map(|record| EventView::of(record)).collect();
+            let records: Vec<Record<'_>> = positions.map(trace).collect();
+            let events: Vec<_> = records.iter().map(Record::event).collect();
             let place = |event: &EventView<'_>| self.history.ids.place(&event.stamp.id);
             let places: Vec<Place> = events.iter().map(place).collect();
             self.ids.touch(&places);
-            for ((event, place), record) in events.iter().zip(places).zip(records) {
+            for ((event, place), record) in events.iter().zip(places).zip(&records) {
                 let body = &event.body;
                 self.recorded_at_micros = event.stamp.recorded_at.micros();
                 if record[0] == format::REMOVED_TAG {

@@ -248,12 +248,12 @@ mod model {
         assert_eq!(after, head);
         for position in 1..=head.get() {
             let position = Position::new(position);
-            let event = reader.event(position).expect("below the head");
+            let record = reader.record(position).expect("below the head");
+            let event = record.event();
             assert_eq!(event.stamp.position, position);
             assert_eq!(event.stamp.version.get(), position.get(), "there is one stream");
             assert_eq!(history.find(&event.stamp.id, &reader), Some(position));
-            let record = reader.record(position).expect("below the head");
-            assert!(format::has_id(record, &event.stamp.id));
+            assert!(format::has_id(&record, &event.stamp.id));
         }
         assert_eq!(history.streams.count("Account-1", head), head.get());
         assert_eq!(history.types.count("T", head), head.get());

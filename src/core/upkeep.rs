@@ -4,7 +4,7 @@
 //! Nothing here is waited for by a reader or by the sequencer: a segment is put in another's place in one
 //! step, and who reads the old one goes on with it.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use super::{
     log::{
         compaction::{Compacted, compact, survey},
         format,
+        packing::{Codec, Packed},
         segment::{Home, Segment},
     },
     position::Position,
@@ -69,6 +70,10 @@ pub struct Upkeep {
     history: Arc<History>,
     /// None in memory mode.
     files: Option<DataFiles>,
+    /// How sealed segments are compressed, if they are.
+    codec: Option<Codec>,
+    /// Segments that would not be smaller.
+    stay_plain: BTreeSet<Position>,
     /// Up to where the indexes are written.
     snapshot: Position,
     /// The first position of the segment that was looked at last.
@@ -78,7 +83,69 @@ pub struct Upkeep {
 impl Upkeep {
     /// The upkeep of `history`, whose indexes are written up to `snapshot`.
     pub fn new(history: Arc<History>, files: Option<DataFiles>, snapshot: Position) -> Self {
-        Self { history, files, snapshot, looked_at: Position::ZERO }
+        Self {
+            history,
+            files,
+            codec: None,
+            stay_plain: BTreeSet::new(),
+            snapshot,
+            looked_at: Position::ZERO,
+        }
+    }
+
+    /// The same, which compresses sealed segments.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Option<Codec>) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Compresses the oldest sealed segment that is not. How many bytes that has saved.
+    pub fn pack_next(&mut self) -> io::Result<Option<u64>> {
+        let Some(codec) = self.codec else { return Ok(None) };
+        let head = self.history.log.watermark().get();
+        let segments = self.history.log.segments();
+        for pair in segments.windows(2) {
+            let (segment, next) = (&pair[0], &pair[1]);
+            let (first, last) = (segment.first(), next.first().previous());
+            let done = segment.is_packed() || self.stay_plain.contains(&first);
+            if done || !self.is_sealed(segment) || last > head {
+                continue;
+            }
+            let plain = segment.readable(0..);
+            let Some(packed) = Packed::pack(codec, plain) else {
+                self.stay_plain.insert(first);
+                continue;
+            };
+            let saved = plain.len() - packed.len();
+            self.put(segment, &Bytes::from(packed), offsets(segment, last))?;
+            return Ok(Some(saved as u64));
+        }
+        Ok(None)
+    }
+
+    /// Whether nobody writes to the segment or its file any more. It is not the last one.
+    fn is_sealed(&self, segment: &Segment) -> bool {
+        self.files.is_none() || segment.home() == Home::File
+    }
+
+    /// Puts these bytes, plain or packed, in the place of a segment and of its file.
+    fn put(&self, segment: &Segment, bytes: &Bytes, offsets: Box<[u32]>) -> io::Result<()> {
+        let first = segment.first();
+        let (bytes, home) = match &self.files {
+            Some(files) => (rewrite(&*files.segments, first, bytes)?, Home::File),
+            None => (bytes.clone(), Home::Memory),
+        };
+        let header = format::read_header(&bytes).expect("it has the one that it had");
+        let segment = if bytes.get(header.size) == Some(&format::PACKED_TAG) {
+            let packed = Packed::open(bytes, header.size, |_, _| Ok(()));
+            let packed = packed.map_err(|(_, error)| io::Error::other(error))?;
+            Segment::packed(first, packed, offsets, home)
+        } else {
+            Segment::fixed(first, bytes, offsets, home)
+        };
+        self.history.log.replace(Arc::new(segment));
+        Ok(())
     }
 
     /// Puts a map of its file in the place of each sealed segment that is in memory. How many were.
@@ -99,11 +166,8 @@ impl Upkeep {
             if bytes.len() != segment.readable(0..).len() {
                 continue;
             }
-            let positions = segment.first().get()..=last.get();
-            let offset = |position| segment.offset(Position::new(position));
-            let offsets = positions
-                .map(|position| u32::try_from(offset(position)).expect("it was one before"));
-            let segment = Segment::fixed(segment.first(), bytes, offsets.collect(), Home::File);
+            let offsets = offsets(segment, last);
+            let segment = Segment::fixed(segment.first(), bytes, offsets, Home::File);
             self.history.log.replace(Arc::new(segment));
             mapped += 1;
         }
@@ -166,7 +230,7 @@ impl Upkeep {
     fn visibility(&self) -> Option<Visibility> {
         let reader = self.history.log.reader();
         let head = reader.trace(reader.head())?;
-        let now = format::recorded_at(head).micros();
+        let now = format::recorded_at(&head).micros();
         let retention = &self.history.retention;
         let empty = retention.is_empty(reader.head());
         (!empty).then(|| retention.visibility(&self.history, reader.clone(), now))
@@ -182,15 +246,13 @@ impl Upkeep {
         let (segment, Some(next)) = (&segments[index], segments.get(index + 1)) else {
             return Ok(Removed::default());
         };
-        let (first, last) = (segment.first(), next.first().previous());
-        let sealed = match self.files {
-            Some(_) => segment.home() == Home::File,
-            None => true,
-        };
-        if !sealed || last > visibility.reader().head() {
+        let last = next.first().previous();
+        if !self.is_sealed(segment) || last > visibility.reader().head() {
             return Ok(Removed::default());
         }
-        let size = segment.readable(0..).len();
+        let before = segment.size();
+        let segment = &segment.plain().map_err(|(_, error)| io::Error::other(error))?;
+        let size = segment.size();
         let found = survey(segment, last, is_gone(visibility));
         let enough = gone == Gone::Any || found.bytes * GONE_SHARE >= size;
         if found.events == 0 || !enough {
@@ -198,14 +260,19 @@ impl Upkeep {
         }
         let compacted = compact(segment, last, is_gone(visibility));
         let Compacted { bytes, offsets, removed } = compacted;
-        let smaller = size.saturating_sub(bytes.len()) as u64;
-        let (bytes, home) = match &self.files {
-            Some(files) => (rewrite(&*files.segments, first, &bytes)?, Home::File),
-            None => (bytes, Home::Memory),
-        };
-        self.history.log.replace(Arc::new(Segment::fixed(first, bytes, offsets, home)));
+        let packed = self.codec.and_then(|codec| Packed::pack(codec, &bytes));
+        let bytes = packed.map_or(bytes, Bytes::from);
+        let smaller = before.saturating_sub(bytes.len()) as u64;
+        self.put(segment, &bytes, offsets)?;
         Ok(Removed { segments: 1, events: removed, bytes: smaller })
     }
+}
+
+fn offsets(segment: &Segment, last: Position) -> Box<[u32]> {
+    (segment.first().get()..=last.get())
+        .map(|position| segment.offset(Position::new(position)))
+        .map(|offset| u32::try_from(offset).expect("a segment's size fits 32 bits"))
+        .collect()
 }
 
 fn is_gone(visibility: &mut Visibility) -> impl FnMut(&[u8]) -> bool {

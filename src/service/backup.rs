@@ -21,7 +21,7 @@ use crate::core::{
         chain::Hash,
         format,
         segment::Segment,
-        verify::{Damage, Verifier},
+        verify::{Damage, Verifier, unreadable},
     },
     position::Position,
 };
@@ -70,9 +70,8 @@ impl Backup {
         let segments: VecDeque<_> = reader.segments().into();
         let mut total_bytes = disk::MARK.len() as u64;
         for (segment, end) in &segments {
-            let size = format::read_header(segment.readable(0..)).map_or(0, |header| header.size);
             let copied = copied_header(segment.first(), &Hash::default()).len();
-            total_bytes += (end - size + copied) as u64;
+            total_bytes += (end - segment.header_size() + copied) as u64;
         }
         let head = reader.head();
         Ok(Self {
@@ -107,7 +106,7 @@ impl Backup {
     fn check(mut self) -> Result<Self, VerifyError> {
         let Some(AtHand { segment, end }) = self.at_hand.take() else {
             match self.segments.pop_front() {
-                Some((segment, end)) => self.begin_segment(segment, end)?,
+                Some((segment, end)) => self.begin_segment(&segment, end)?,
                 None => self.finish()?,
             }
             return Ok(self);
@@ -127,7 +126,10 @@ impl Backup {
         Ok(self)
     }
 
-    fn begin_segment(&mut self, segment: Arc<Segment>, end: usize) -> Result<(), Damage> {
+    fn begin_segment(&mut self, segment: &Arc<Segment>, end: usize) -> Result<(), Damage> {
+        // A copy is not compressed: who serves it does that.
+        let first = segment.first();
+        let segment = segment.plain().map_err(|error| unreadable(first, error))?;
         let chain = *self.verifier.chain().expect("it begins at position 1");
         let header = self.verifier.begin(&segment.readable(0..)[..end], segment.first())?;
         let copied = copied_header(segment.first(), chain.value());

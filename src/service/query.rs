@@ -385,7 +385,7 @@ fn stream_facts(
     reader: &Reader,
 ) -> Option<StreamFacts> {
     let version = Version::new(positions.count(reader.head()));
-    let recorded_at = |position| reader.record(position).map(format::recorded_at);
+    let recorded_at = |position| reader.record(position).map(|record| format::recorded_at(&record));
     let visible = |first_version: Version| {
         let first = positions.get(first_version.previous().get())?;
         let last = positions.get(version.previous().get())?;

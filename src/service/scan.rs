@@ -259,7 +259,7 @@ impl Scan {
         let mut bytes = 0;
         for events in 1..events_max {
             let position = self.reached.plus(events);
-            bytes += view.reader.record(position).map_or(0, <[u8]>::len);
+            bytes += view.reader.record(position).map_or(0, |record| record.len());
             let next = position.next();
             if bytes > bytes_max || next > self.head || view.hides(next) {
                 return events;
@@ -296,7 +296,7 @@ impl Scan {
             if events > 0 && bytes.len() + record.len() > BLOCK_SIZE_BYTES_MAX {
                 break;
             }
-            bytes.extend_from_slice(record);
+            bytes.extend_from_slice(&record);
             events += 1;
             self.pass(position);
         }

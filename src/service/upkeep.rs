@@ -164,6 +164,12 @@ fn keep_up(upkeep: &mut Upkeep, due: Due) {
         Ok(segments) => tracing::debug!(segments, "sealed segments mapped"),
         Err(error) => tracing::warn!(%error, "sealed segments stay in memory"),
     }
+    // One at a time: what else is due comes in between.
+    match upkeep.pack_next() {
+        Ok(None) => {}
+        Ok(Some(saved)) => tracing::debug!(saved, "a segment compressed"),
+        Err(error) => tracing::warn!(%error, "a segment stays as it is"),
+    }
     match upkeep.write_indexes(due) {
         Ok(None) => {}
         Ok(Some(head)) => {

@@ -17,8 +17,12 @@ use super::{
 };
 use crate::{
     core::{
-        clock::Timestamp, commit_log::disk::SyncMode, limits::Limits, log::chain::Chain,
-        position::Position, store::Store,
+        clock::Timestamp,
+        commit_log::disk::SyncMode,
+        limits::Limits,
+        log::{chain::Chain, packing},
+        position::Position,
+        store::Store,
     },
     service::{
         backup::{self, Backup},
@@ -182,6 +186,7 @@ fn memory(store: &Store) -> Memory {
         segment_bytes: segment_bytes as u64,
         event_bytes: in_memory as u64,
         file_bytes: in_files as u64,
+        unpacked_bytes: packing::cache_size(),
         offset_bytes: offset_bytes as u64,
         event_id_bytes: history.ids.allocated() as u64,
         stream_bytes: history.streams.allocated() as u64,

@@ -102,7 +102,7 @@ impl query_service_server::QueryService for Queries {
             Err(position) => self.service.at(position)?,
         };
         let record = reader.record(position).expect("the reader sees it");
-        let event = RecordedEvent::decode(format::message(record)).expect("the log holds events");
+        let event = RecordedEvent::decode(format::message(&record)).expect("the log holds events");
         Ok(Response::new(GetEventResponse { event: Some(event) }))
     }
 

@@ -304,7 +304,9 @@ fn append(store: &Store, commits: &[Commit]) -> Vec<Result<Position, AppendError
 
 fn all_ids(store: &Store) -> Vec<Uuid> {
     let reader = store.history().log.reader();
-    (1..=reader.head().get()).map(|at| reader.event(Position::new(at)).unwrap().stamp.id).collect()
+    (1..=reader.head().get())
+        .map(|at| reader.record(Position::new(at)).unwrap().event().stamp.id)
+        .collect()
 }
 
 fn commits() -> impl Strategy<Value = Vec<Vec<Commit>>> {

@@ -1,4 +1,4 @@
-//! Compaction against a store that is never compacted: the same appends and settings, the same answers.
+//! Compaction and compression against a store that has neither: the same appends and settings, the same answers.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use annals::core::{
         LogWriter,
         chain::Chain,
         format::{self, Body, Data},
+        packing::Codec,
     },
     name::Name,
     position::{Position, Version},
@@ -53,6 +54,10 @@ enum Step {
         all: bool,
         failure: Option<(u32, Failure)>,
     },
+    /// The oldest sealed segment that is not compressed is.
+    Pack {
+        failure: Option<(u32, Failure)>,
+    },
     /// The power goes, and the store is opened again.
     Restart,
 }
@@ -72,11 +77,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (stream, change).prop_map(|(stream, change)| Step::Set { stream, change }),
         1 => (prop_oneof![Just("Account"), Just("Order")], proptest::option::of(1u64..6))
             .prop_map(|(category, max_count)| Step::SetCategory { category, max_count }),
-        3 => (any::<bool>(), proptest::option::of((0u32..6, failure)))
+        3 => (any::<bool>(), proptest::option::of((0u32..6, failure.clone())))
             .prop_map(|(all, failure)| Step::Compact { all, failure }),
+        3 => proptest::option::weighted(0.3, (0u32..6, failure))
+            .prop_map(|failure| Step::Pack { failure }),
         1 => Just(Step::Restart),
     ];
     proptest::collection::vec(step, 1..60)
+}
+
+fn codec() -> impl Strategy<Value = Option<Codec>> {
+    prop_oneof![Just(None), Just(Some(Codec::Lz4)), Just(Some(Codec::Zstd))]
 }
 
 fn name(text: &str) -> Name {
@@ -135,6 +146,7 @@ fn visible(history: &Arc<History>) -> Vec<Option<Vec<u8>>> {
 fn chain(history: &History) -> Chain {
     let (mut chain, mut next, mut records) = (Chain::GENESIS, Position::new(1), Vec::new());
     for segment in &*history.log.segments() {
+        let segment = segment.plain().unwrap();
         let bytes = segment.readable(0..);
         let header = format::read_header(bytes).unwrap();
         assert!(header.chain.is_none_or(|value| value == *chain.value()), "at {next}");
@@ -159,7 +171,7 @@ fn check_removed(history: &Arc<History>) {
     }
 }
 
-fn run(steps: Vec<Step>, disk: Option<&FaultyDisk>, choices: Vec<Index>) {
+fn run(steps: Vec<Step>, codec: Option<Codec>, disk: Option<&FaultyDisk>, choices: Vec<Index>) {
     let twin = memory();
     let open = || disk.map_or_else(memory, durable);
     let upkeep = |store: &Store| {
@@ -167,7 +179,7 @@ fn run(steps: Vec<Step>, disk: Option<&FaultyDisk>, choices: Vec<Index>) {
             segments: Arc::new(disk.clone()),
             index: Arc::new(FaultyDisk::default()),
         });
-        Upkeep::new(Arc::clone(store.history()), files, Position::ZERO)
+        Upkeep::new(Arc::clone(store.history()), files, Position::ZERO).with_codec(codec)
     };
     let mut store = open();
     let mut keeper = upkeep(&store);
@@ -213,6 +225,13 @@ fn run(steps: Vec<Step>, disk: Option<&FaultyDisk>, choices: Vec<Index>) {
                     check_removed(store.history());
                 }
             }
+            Step::Pack { failure } => {
+                keeper.map_sealed().unwrap();
+                disk.inspect(|disk| disk.fail(failure));
+                let result = keeper.pack_next();
+                disk.inspect(|disk| disk.fail(None));
+                assert!(result.is_ok() || failure.is_some());
+            }
             Step::Restart => {
                 let Some(disk) = disk else { continue };
                 drop((store, keeper));
@@ -239,16 +258,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_compacted_memory_reads_as_one_that_is_not(steps in steps()) {
-        run(steps, None, Vec::new());
+    fn a_compacted_memory_reads_as_one_that_is_not(steps in steps(), codec in codec()) {
+        run(steps, codec, None, Vec::new());
     }
 
     /// Also where the disk fails in the middle of it, and where the power goes.
     #[test]
     fn a_compacted_directory_reads_as_a_memory_that_is_not(
         steps in steps(),
+        codec in codec(),
         choices in proptest::collection::vec(any::<Index>(), 50),
     ) {
-        run(steps, Some(&FaultyDisk::default()), choices);
+        run(steps, codec, Some(&FaultyDisk::default()), choices);
     }
 }

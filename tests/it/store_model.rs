@@ -381,7 +381,8 @@ proptest! {
         let reader = history.log.reader();
         prop_assert_eq!(reader.head().get(), model.events.len() as u64);
         for (at, kept) in (1..).zip(&model.events) {
-            let event = reader.event(Position::new(at)).unwrap();
+            let record = reader.record(Position::new(at)).unwrap();
+            let event = record.event();
             prop_assert_eq!(event.stamp.id, kept.id);
             prop_assert_eq!(event.body.stream, kept.stream);
             prop_assert_eq!(event.body.event_type, kept.event_type);

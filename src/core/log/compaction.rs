@@ -40,7 +40,7 @@ pub fn survey(segment: &Segment, last: Position, mut is_gone: impl FnMut(&[u8]) 
     let mut survey = Survey::default();
     for position in positions(segment, last) {
         let record = segment.record(position);
-        if record[0] == format::EVENT_TAG && is_gone(record) {
+        if record[0] == format::EVENT_TAG && is_gone(&record) {
             survey.events += 1;
             survey.bytes += record.len();
         }
@@ -48,7 +48,8 @@ pub fn survey(segment: &Segment, last: Position, mut is_gone: impl FnMut(&[u8]) 
     survey
 }
 
-/// `segment`, whose last event is at `last`, without the events of which `is_gone` says so. It is sealed.
+/// `segment`, whose last event is at `last`, without the events of which `is_gone` says so. It is sealed and
+/// plain.
 pub fn compact(
     segment: &Segment,
     last: Position,
@@ -65,11 +66,11 @@ pub fn compact(
     for position in positions(segment, last) {
         let record = segment.record(position);
         offsets.push(u32::try_from(out.len()).expect("a segment's size fits 32 bits"));
-        if record[0] == format::EVENT_TAG && is_gone(record) {
-            format::put_removed(&mut out, record);
+        if record[0] == format::EVENT_TAG && is_gone(&record) {
+            format::put_removed(&mut out, &record);
             removed += 1;
         } else {
-            out.extend_from_slice(record);
+            out.extend_from_slice(&record);
         }
         at += record.len();
         count += 1;
@@ -180,9 +181,9 @@ mod tests {
             for position in positions(&before, last) {
                 let (old, new) = (before.record(position), twice.record(position));
                 if round(position) > 1 {
-                    prop_assert_eq!(old, new);
+                    prop_assert_eq!(&*old, &*new);
                 } else {
-                    let (old, new) = (EventView::of(old), EventView::of(new));
+                    let (old, new) = (old.event(), new.event());
                     prop_assert_eq!(old.stamp.id, new.stamp.id);
                     prop_assert_eq!(old.stamp.position, new.stamp.position);
                     prop_assert_eq!(old.stamp.version, new.stamp.version);

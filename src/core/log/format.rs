@@ -25,6 +25,8 @@ pub const SEAL_TAG: u8 = tag(2, LENGTH);
 const HEADER_TAG: u8 = tag(3, LENGTH);
 /// `Segment.removed`: field 4, length-delimited.
 pub const REMOVED_TAG: u8 = tag(4, LENGTH);
+/// `Segment.packed`: field 5, length-delimited.
+pub const PACKED_TAG: u8 = tag(5, LENGTH);
 
 /// What the sequencer adds to an event's prepared fields, at most: tag and length, id, position,
 /// version, two moments.
@@ -264,6 +266,60 @@ pub fn removed_digest(record: &[u8]) -> Option<Hash> {
     record.last_chunk().copied()
 }
 
+/// Appends a block of a packed segment: `size` bytes when unpacked, packed to `content`.
+pub fn put_packed(out: &mut Vec<u8>, codec: u64, size: usize, content: &[u8]) {
+    let mut inner = Vec::with_capacity(24);
+    inner.push(tag(1, VARINT));
+    put_varint(&mut inner, codec);
+    inner.push(tag(2, VARINT));
+    put_varint(&mut inner, size as u64);
+    inner.push(tag(3, FIXED32));
+    inner.extend_from_slice(&crc32c::crc32c(content).to_le_bytes());
+    inner.push(tag(4, LENGTH));
+    put_varint(&mut inner, content.len() as u64);
+    out.push(PACKED_TAG);
+    put_varint(out, (inner.len() + content.len()) as u64);
+    out.extend_from_slice(&inner);
+    out.extend_from_slice(content);
+}
+
+/// A block of a packed segment.
+pub struct PackedBlock<'a> {
+    pub codec: u64,
+    /// Bytes when unpacked.
+    pub size: usize,
+    pub content: &'a [u8],
+    /// How many bytes all of it takes in the segment.
+    pub field_size: usize,
+}
+
+/// The block at the start of `bytes`, its checksum checked.
+pub fn read_packed(bytes: &[u8]) -> Result<PackedBlock<'_>, FormatError> {
+    let mut rest = bytes;
+    let Some((5, Value::Bytes(mut block))) = take_field(&mut rest)? else {
+        return Err(FormatError::Tag);
+    };
+    let field_size = bytes.len() - rest.len();
+    let mut next = || take_field(&mut block)?.ok_or(FormatError::Packed);
+    // In this order and nothing else: each bit is looked at.
+    let (
+        (1, Value::Number(codec)),
+        (2, Value::Number(size)),
+        (3, Value::Fixed(checksum)),
+        (4, Value::Bytes(content)),
+    ) = (next()?, next()?, next()?, next()?)
+    else {
+        return Err(FormatError::Packed);
+    };
+    let size = usize::try_from(size).map_err(|_| FormatError::Packed)?;
+    let whole = block.is_empty() && checksum == crc32c::crc32c(content).to_le_bytes();
+    if whole {
+        Ok(PackedBlock { codec, size, content, field_size })
+    } else {
+        Err(FormatError::Packed)
+    }
+}
+
 /// Appends a segment's header.
 pub fn put_header(out: &mut Vec<u8>, first: Position, chain: Option<&Hash>) {
     let mut header = Vec::with_capacity(HEADER_SIZE_BYTES_MAX);
@@ -303,6 +359,8 @@ pub enum FormatError {
     Position,
     #[error("what is left of a removed event has no digest")]
     Digest,
+    #[error("a packed block cannot be unpacked")]
+    Packed,
     #[error("the seal does not fit the commit")]
     Seal,
 }

@@ -14,6 +14,7 @@
 pub mod chain;
 pub mod compaction;
 pub mod format;
+pub mod packing;
 pub mod segment;
 pub mod verify;
 pub mod watermark;
@@ -24,8 +25,7 @@ use bytes::Bytes;
 
 use self::{
     chain::Hash,
-    format::EventView,
-    segment::{Home, SEGMENT_SIZE_BYTES, Segment, SegmentWriter},
+    segment::{Home, Record, SEGMENT_SIZE_BYTES, Segment, SegmentWriter},
     watermark::{Watermark, WatermarkWriter},
 };
 use super::{
@@ -224,7 +224,7 @@ impl Log {
     pub fn size(&self) -> (usize, usize) {
         self.table.with(|table| {
             table.iter().fold((0, 0), |(memory, files), segment| {
-                let size = segment.readable(0..).len();
+                let size = segment.size();
                 match segment.home() {
                     Home::Memory => (memory + size, files),
                     Home::File => (memory, files + size),
@@ -246,7 +246,7 @@ impl Log {
 
 fn bytes_in_memory(segment: &Segment) -> usize {
     match segment.home() {
-        Home::Memory => segment.readable(0..).len(),
+        Home::Memory => segment.size(),
         Home::File => 0,
     }
 }
@@ -279,23 +279,13 @@ impl Reader {
 
     /// The record at `position`, with its tag and length; `None` at 0 and beyond the head, and where the
     /// event was removed.
-    pub fn record(&self, position: Position) -> Option<&[u8]> {
+    pub fn record(&self, position: Position) -> Option<Record<'_>> {
         self.trace(position).filter(|record| record[0] == format::EVENT_TAG)
     }
 
     /// The same, or what is left of a removed event: id, position, version, recorded time, stream.
-    pub fn trace(&self, position: Position) -> Option<&[u8]> {
+    pub fn trace(&self, position: Position) -> Option<Record<'_>> {
         self.visible(position).then(|| self.segment(position).1.record(position))
-    }
-
-    /// The event at `position`; `None` where there is no record of one.
-    pub fn event(&self, position: Position) -> Option<EventView<'_>> {
-        self.record(position).map(EventView::of)
-    }
-
-    /// What is known of the event at `position`, also if it was removed.
-    pub fn event_or_trace(&self, position: Position) -> Option<EventView<'_>> {
-        self.trace(position).map(EventView::of)
     }
 
     /// The longest run of records that begins after `after`, in one segment, of at most `events_max`
@@ -310,6 +300,7 @@ impl Reader {
             self.table.get(index + 1).map_or(self.head, |next| next.first().previous());
         let last_possible = segment_last.min(self.head).min(after.plus(events_max));
         let begin = segment.offset(first);
+        let bytes_max = bytes_max.min(segment.slice_end(begin) - begin);
         // Offsets rise with positions: the last record that begins early enough, by bisection. It must
         // also end early enough, so one more may have to go.
         let (mut low, mut high) = (first, last_possible);
@@ -327,9 +318,12 @@ impl Reader {
         let mut end = record_end(segment, low);
         // Behind a record stands either the next one or the seal of its commit, and the watermark stops
         // behind seals only.
-        let rest = segment.readable(end..);
+        if end == segment.slice_end(begin) {
+            return Some(Slice { bytes: segment.slice(begin..end), last: low });
+        }
+        let rest = segment.run(end);
         if rest.first() == Some(&format::SEAL_TAG) {
-            end += format::field_size(rest);
+            end += format::field_size(&rest);
         }
         Some(Slice { bytes: segment.slice(begin..end), last: low })
     }
@@ -341,7 +335,7 @@ impl Reader {
         while low < high {
             let middle = Position::new(low.get() + (high.get() - low.get()) / 2);
             let record = self.trace(middle).expect("at most the head");
-            if format::recorded_at(record).micros() < micros {
+            if format::recorded_at(&record).micros() < micros {
                 low = middle.next();
             } else {
                 high = middle;
@@ -350,16 +344,16 @@ impl Reader {
         low
     }
 
-    /// The segments of this view, in the order of the log, each with how many of its bytes are visible:
-    /// the header and whole commits. None where there is no event.
+    /// The segments of this view, in the order of the log, each with how many of its plain bytes are
+    /// visible: the header and whole commits. None where there is no event.
     pub fn segments(&self) -> Vec<(Arc<Segment>, usize)> {
         let visible = self.table.iter().filter(|segment| segment.first() <= self.head);
         let mut segments: Vec<_> =
-            visible.map(|segment| (Arc::clone(segment), segment.readable(0..).len())).collect();
+            visible.map(|segment| (Arc::clone(segment), segment.plain_size())).collect();
         if let Some((segment, end)) = segments.last_mut() {
             // The watermark stops behind seals only.
             *end = record_end(segment, self.head);
-            *end += format::field_size(segment.readable(*end..));
+            *end += format::field_size(&segment.run(*end));
         }
         segments
     }

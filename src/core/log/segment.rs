@@ -17,7 +17,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{chain::Hash, format};
+use super::{
+    chain::Hash,
+    format::{self, EventView, FormatError},
+    packing::Packed,
+};
 use crate::core::{
     position::Position,
     sync::{AtomicU32, Ordering},
@@ -139,6 +143,42 @@ enum Content {
     },
     /// Sealed: bytes that nobody writes any more.
     Fixed { bytes: Bytes, offsets: Box<[u32]>, home: Home },
+    /// The same, compressed.
+    Packed { packed: Packed, offsets: Box<[u32]>, home: Home },
+}
+
+/// A record, with its tag and length: of an event or of what is left of one.
+#[derive(Debug, Clone)]
+pub enum Record<'a> {
+    /// As it lies in the segment.
+    Lying(&'a [u8]),
+    /// Unpacked.
+    Unpacked(Bytes),
+}
+
+impl std::ops::Deref for Record<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Lying(bytes) => bytes,
+            Self::Unpacked(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Record<'_> {
+    /// Two records are the same if they have the same bytes.
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Record<'_> {
+    /// The event, or what is left of one.
+    pub fn event(&self) -> EventView<'_> {
+        EventView::of(self)
+    }
 }
 
 /// The one hand that writes to a segment.
@@ -157,16 +197,78 @@ impl Segment {
         Self { first, content: Content::Fixed { bytes, offsets, home } }
     }
 
+    /// The same, compressed; the offsets are those of the plain bytes.
+    pub fn packed(first: Position, packed: Packed, offsets: Box<[u32]>, home: Home) -> Self {
+        Self { first, content: Content::Packed { packed, offsets, home } }
+    }
+
     /// The position of its first event.
     pub fn first(&self) -> Position {
         self.first
     }
 
-    /// The record at `position`, of an event or of what is left of one, with its tag and length. The
-    /// caller has seen a watermark that covers the position, in this segment.
-    pub fn record(&self, position: Position) -> &[u8] {
-        let bytes = self.readable(self.offset(position)..);
-        &bytes[..format::field_size(bytes)]
+    /// The record at `position`. The caller has seen a watermark that covers the position, in this segment.
+    pub fn record(&self, position: Position) -> Record<'_> {
+        let offset = self.offset(position);
+        if let Content::Packed { packed, .. } = &self.content {
+            let mut bytes = packed.from(offset);
+            bytes.truncate(format::field_size(&bytes));
+            return Record::Unpacked(bytes);
+        }
+        let bytes = self.readable(offset..);
+        Record::Lying(&bytes[..format::field_size(bytes)])
+    }
+
+    /// The plain bytes from `offset` on: all that is readable, or of a packed segment a block's.
+    pub fn run(&self, offset: usize) -> Record<'_> {
+        match &self.content {
+            Content::Packed { packed, .. } => Record::Unpacked(packed.from(offset)),
+            _ => Record::Lying(self.readable(offset..)),
+        }
+    }
+
+    /// A slice that begins at `offset` ends here at the latest.
+    pub fn slice_end(&self, offset: usize) -> usize {
+        match &self.content {
+            Content::Packed { packed, .. } => packed.block_end(offset),
+            _ => usize::MAX,
+        }
+    }
+
+    /// Whether it is compressed.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.content, Content::Packed { .. })
+    }
+
+    /// The same segment, not compressed: unpacked if it must be.
+    /// The error says where it cannot be, and why.
+    pub fn plain(self: &Arc<Self>) -> Result<Arc<Self>, (usize, FormatError)> {
+        let Content::Packed { packed, offsets, .. } = &self.content else {
+            return Ok(Arc::clone(self));
+        };
+        let plain = Self::fixed(self.first, packed.plain()?, offsets.clone(), Home::Memory);
+        Ok(Arc::new(plain))
+    }
+
+    /// How many bytes its header has.
+    pub fn header_size(&self) -> usize {
+        self.offset(self.first)
+    }
+
+    /// How many bytes it has when it is not compressed.
+    pub fn plain_size(&self) -> usize {
+        match &self.content {
+            Content::Packed { packed, .. } => packed.plain_size(),
+            _ => self.size(),
+        }
+    }
+
+    /// How many bytes it has: where it is compressed, compressed.
+    pub fn size(&self) -> usize {
+        match &self.content {
+            Content::Packed { packed, .. } => packed.bytes().len(),
+            _ => self.readable(0..).len(),
+        }
     }
 
     /// Where the record at `position` begins. The same condition as [`Segment::record`].
@@ -178,12 +280,15 @@ impl Segment {
                 // Relaxed: whoever saw the watermark that covers the event sees its offset.
                 chunk[index % OFFSETS_IN_CHUNK].load(Ordering::Relaxed)
             }
-            Content::Fixed { offsets, .. } => offsets[index],
+            Content::Fixed { offsets, .. } | Content::Packed { offsets, .. } => offsets[index],
         };
         offset as usize
     }
 
     /// The bytes from `range.start` to where it is readable now.
+    ///
+    /// # Panics
+    /// If it is compressed.
     pub fn readable(&self, range: std::ops::RangeFrom<usize>) -> &[u8] {
         match &self.content {
             Content::Written { buffer, readable, .. } => {
@@ -193,6 +298,7 @@ impl Segment {
                 read(buffer, range.start.min(end)..end, end)
             }
             Content::Fixed { bytes, .. } => &bytes[range.start.min(bytes.len())..],
+            Content::Packed { .. } => unreachable!("a packed segment is unpacked first"),
         }
     }
 
@@ -207,6 +313,7 @@ impl Segment {
         match &self.content {
             Content::Written { .. } => Bytes::from_owner(Slice(Arc::clone(self), range)),
             Content::Fixed { bytes, .. } => bytes.slice(range),
+            Content::Packed { packed, .. } => packed.from(range.start).slice(..range.len()),
         }
     }
 
@@ -221,6 +328,10 @@ impl Segment {
                 let bytes = if *home == Home::Memory { bytes.len() } else { 0 };
                 (bytes, size_of_val(&**offsets))
             }
+            Content::Packed { packed, offsets, home } => {
+                let bytes = if *home == Home::Memory { packed.bytes().len() } else { 0 };
+                (bytes, size_of_val(&**offsets) + packed.allocated())
+            }
         }
     }
 
@@ -228,7 +339,7 @@ impl Segment {
     pub fn home(&self) -> Home {
         match &self.content {
             Content::Written { .. } => Home::Memory,
-            Content::Fixed { home, .. } => *home,
+            Content::Fixed { home, .. } | Content::Packed { home, .. } => *home,
         }
     }
 
@@ -274,7 +385,7 @@ impl SegmentWriter {
     pub fn capacity(&self) -> usize {
         match &self.segment.content {
             Content::Written { buffer, .. } => buffer.size(),
-            Content::Fixed { bytes, .. } => bytes.len(),
+            Content::Fixed { .. } | Content::Packed { .. } => unreachable!("a writer's is written"),
         }
     }
 
@@ -357,7 +468,7 @@ mod tests {
         let segment = Arc::clone(writer.segment());
         let begin = segment.offset(Position::new(5));
         let slice = segment.slice(begin..begin + bytes.len());
-        assert_eq!(segment.record(Position::new(6)), &bytes[begins[1] as usize..]);
+        assert_eq!(*segment.record(Position::new(6)), bytes[begins[1] as usize..]);
         drop((segment, writer));
         assert_eq!(slice, bytes);
     }

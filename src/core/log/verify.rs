@@ -220,6 +220,11 @@ impl Default for Verifier {
     }
 }
 
+/// The damage of a segment that cannot be unpacked.
+pub fn unreadable(segment: Position, (offset, error): (usize, FormatError)) -> Damage {
+    Damage { segment, offset, fault: error.into() }
+}
+
 /// The header of a segment whose name says that it begins at `first`. Nothing else is in it than what we
 /// write.
 pub fn check_header(bytes: &[u8], first: Position) -> Result<Header, Fault> {
@@ -277,7 +282,11 @@ impl Walk {
 
     /// Goes on by one commit, or to the next segment; whether there is more.
     pub fn step(&mut self) -> Result<bool, Damage> {
-        let Some((segment, end)) = self.segments.front() else { return Ok(false) };
+        let Some((segment, end)) = self.segments.front_mut() else { return Ok(false) };
+        if !self.begun {
+            let first = segment.first();
+            *segment = segment.plain().map_err(|error| unreadable(first, error))?;
+        }
         let bytes = &segment.readable(0..)[..*end];
         if !self.begun {
             self.verifier.begin(bytes, segment.first())?;

@@ -2,11 +2,17 @@
 
 use std::path::Path;
 
-use annals::wire::proto::v1::{
-    CompactRequest, CompactResponse, DeleteStreamRequest, NewEvent,
-    admin_service_client::AdminServiceClient, new_event::Data,
+use annals::{
+    config::Config,
+    core::log::packing::Codec,
+    server,
+    wire::proto::v1::{
+        CompactRequest, CompactResponse, DeleteStreamRequest, NewEvent, ReadStreamRequest,
+        VerifyRequest, admin_service_client::AdminServiceClient, new_event::Data, verify_response,
+    },
 };
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{ANY, TestStore, append_request, event, expect, within};
 
@@ -99,4 +105,68 @@ async fn in_memory_mode_compaction_gives_memory_back() {
     assert!(memory.segment_bytes < 42 << 20, "the segment that is written, and little else");
     let types: Vec<_> = store.read_all().await.into_iter().map(|event| event.r#type).collect();
     assert_eq!(types, ["Small", "$stream-deleted", "$compaction-requested"]);
+}
+
+/// Compressed, read, checked, copied, started again: the same events and the same hash.
+#[tokio::test]
+async fn a_compressed_directory_is_as_good_as_any() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let start = |compress| {
+        TestStore::start_with(move |config| {
+            config.data = Some(path.to_owned());
+            config.compress = compress;
+        })
+    };
+    let verify = async |store: &TestStore| {
+        let mut admin = AdminServiceClient::new(store.channel.clone());
+        let request = VerifyRequest::default();
+        let mut messages = within(admin.verify(request)).await.unwrap().into_inner();
+        loop {
+            let message = within(messages.message()).await.unwrap().unwrap().message;
+            if let Some(verify_response::Message::Result(result)) = message {
+                return result;
+            }
+        }
+    };
+    let store = start(Some(Codec::Zstd)).await;
+    let wordy = |_| NewEvent { data: Some(Data::Text("many words ".repeat(50))), ..event("Said") };
+    for _ in 0..40 {
+        store.append("Person-1", ANY, (0..10).map(wordy)).await.unwrap();
+    }
+    store.append("Person-2", ANY, [secret()]).await.unwrap();
+    store.delete_stream("Person-2").await;
+    let before = verify(&store).await;
+    let removed = store.compact().await;
+    assert_eq!((removed.segment_count, removed.event_count), (1, 1));
+    let packed = directory.path().join("segments/00000000000000000001.segment");
+    let size = std::fs::metadata(&packed).unwrap().len();
+    assert!(size < 60_000, "{size} bytes for 250 000");
+
+    let all = store.read_all().await;
+    assert_eq!(all.len(), 402);
+    let person = ReadStreamRequest { stream: "Person-1".to_owned(), ..Default::default() };
+    assert_eq!(store.read_stream(person).await.unwrap(), all[..400]);
+    let after = verify(&store).await;
+    assert_eq!((after.event_count, after.removed_count), (before.event_count, 1));
+    store.stop.cancel();
+    store.stopped().await.unwrap();
+
+    let store = start(None).await;
+    assert_eq!(store.read_all().await, all);
+    assert_eq!(verify(&store).await.head_hash, after.head_hash);
+    store.stop.cancel();
+    store.stopped().await.unwrap();
+
+    // A flipped bit stops the start.
+    let mut bytes = std::fs::read(&packed).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&packed, bytes).unwrap();
+    let mut config = Config { data: Some(directory.path().to_owned()), ..Config::default() };
+    config.listen.set_port(0);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refusal = within(server::run(config, listener, CancellationToken::new())).await;
+    let text = refusal.unwrap_err().to_string();
+    assert!(text.contains("00000000000000000001.segment is damaged at byte"), "{text}");
 }

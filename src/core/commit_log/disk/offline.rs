@@ -12,7 +12,10 @@ use super::{
     recovery::{Cut, RecoveryError, first_position, valid_follows},
     segment_name,
 };
-use crate::core::log::verify::{Damage, Fault, Verifier};
+use crate::core::log::{
+    packing,
+    verify::{Damage, Fault, Verifier},
+};
 
 /// Why a directory cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +126,9 @@ pub fn verify(
         }
         let bytes =
             files.read(name).map_err(|source| RecoveryError::Io { file: name.clone(), source })?;
+        let bytes = packing::unpack(&bytes.into()).map_err(|(offset, error)| {
+            RecoveryError::Corrupt { file: name.clone(), offset, reason: error.into() }
+        })?;
         let mut check = || {
             let header = verifier.begin(&bytes, first)?;
             if header.chain.is_none() {

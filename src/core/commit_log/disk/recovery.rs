@@ -19,6 +19,7 @@ use crate::core::{
     log::{
         chain::Chain,
         format::{self, FormatError, Header},
+        packing::Packed,
         segment::{Home, Segment, SegmentWriter},
         verify::{self, Fault},
     },
@@ -188,6 +189,11 @@ fn check_header(bytes: &[u8], first: Position) -> Result<Header, Fault> {
 }
 
 fn check_sealed(bytes: &Bytes, first: Position, records: &mut Vec<u32>) -> Checked {
+    if let Ok(header) = check_header(bytes, first)
+        && bytes.get(header.size) == Some(&format::PACKED_TAG)
+    {
+        return check_packed(bytes, &header, records);
+    }
     let mut offsets = Vec::new();
     let mut end = 0;
     let fault = match check_header(bytes, first) {
@@ -204,6 +210,33 @@ fn check_sealed(bytes: &Bytes, first: Position, records: &mut Vec<u32>) -> Check
     let last = first.previous().plus(offsets.len() as u64);
     let fault = fault.map(|(offset, fault)| (offset, fault, true));
     let segment = Segment::fixed(first, bytes.slice(..end), offsets.into_boxed_slice(), Home::File);
+    Checked { segment: Found::Sealed(Arc::new(segment)), last, fault }
+}
+
+fn check_packed(bytes: &Bytes, header: &Header, records: &mut Vec<u32>) -> Checked {
+    let first = header.first;
+    let mut offsets = Vec::new();
+    let packed = Packed::open(bytes.clone(), header.size, |plain_start, plain| {
+        let next = first.plus(offsets.len() as u64);
+        let fault = commits(plain, 0, next, records, |offset, _, records| {
+            let base = u32::try_from(plain_start + offset).expect("a block is checked to fit");
+            offsets.extend(records.iter().map(|record| base + record));
+        });
+        match fault {
+            None => Ok(()),
+            Some((at, Fault::Format(error))) => Err((at, error)),
+            Some((at, _)) => Err((at, FormatError::Packed)),
+        }
+    });
+    let last = first.previous().plus(offsets.len() as u64);
+    let offsets = offsets.into_boxed_slice();
+    let (segment, fault) = match packed {
+        Ok(packed) => (Segment::packed(first, packed, offsets, Home::File), None),
+        Err((at, error)) => {
+            let segment = Segment::fixed(first, Bytes::new(), Box::default(), Home::File);
+            (segment, Some((at, error.into(), true)))
+        }
+    };
     Checked { segment: Found::Sealed(Arc::new(segment)), last, fault }
 }
 
@@ -265,7 +298,8 @@ fn commits(
 }
 
 /// The chain behind a sealed segment that was checked.
-fn chain_of(segment: &Segment) -> Chain {
+fn chain_of(segment: &Arc<Segment>) -> Chain {
+    let segment = segment.plain().map_err(|(_, error)| error).expect("it was checked");
     let bytes = segment.readable(0..);
     let header = format::read_header(bytes).expect("it was checked");
     let mut chain = Chain::from_header(header.chain.expect("it was checked"));

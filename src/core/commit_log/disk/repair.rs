@@ -26,7 +26,7 @@ use super::{
 };
 use crate::core::{
     log::{
-        format,
+        format, packing,
         verify::{Damage, Fault, Verifier},
     },
     position::Position,
@@ -178,6 +178,16 @@ impl Plan {
     ) -> Result<bool, RepairError> {
         let name = || file.name.to_owned();
         let before = *verifier.chain().expect("it begins at position 1");
+        let size = bytes.len();
+        bytes = match packing::unpack(&bytes.into()) {
+            Ok(plain) => plain.into(),
+            // Of a compressed file nothing is kept: it goes aside whole.
+            Err((offset, error)) => {
+                self.findings.push(found(false, name(), offset, error.into()));
+                return Ok(true);
+            }
+        };
+        let is_packed = bytes.len() != size;
         let mut header = Vec::new();
         let begun = match verifier.begin(&bytes, file.first) {
             Ok(header) if header.chain.is_some() => Ok(()),
@@ -230,7 +240,7 @@ impl Plan {
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             self.aside.1 += used.saturating_sub(end) as u64;
         }
-        if fault.is_some() || !header.is_empty() {
+        if (fault.is_some() || !header.is_empty()) && !is_packed {
             self.aside.0 += 1;
             self.steps.push(Step::Replace { file: name(), header, end });
         }

@@ -96,7 +96,7 @@ pub fn write(files: &dyn Files, history: &History, reader: &Reader) -> io::Resul
     }
     ends[4] = out.end();
     out.bytes.extend_from_slice(&head.get().to_le_bytes());
-    out.bytes.extend_from_slice(&chain::digest(record));
+    out.bytes.extend_from_slice(&chain::digest(&record));
     let keys = history.ids.keys();
     for number in [keys.0, keys.1].into_iter().chain(ends) {
         out.bytes.extend_from_slice(&number.to_le_bytes());
@@ -174,7 +174,7 @@ pub fn read_newest(files: &dyn Files) -> Option<(String, Result<Indexes, Snapsho
 impl Indexes {
     /// Whether they are the indexes of the log that `reader` sees.
     pub fn check(self, reader: &Reader) -> Result<Self, SnapshotError> {
-        let digest = reader.trace(self.head).map(chain::digest);
+        let digest = reader.trace(self.head).map(|record| chain::digest(&record));
         if digest == Some(self.digest) { Ok(self) } else { Err(SnapshotError::OtherLog) }
     }
 }
