@@ -9,6 +9,7 @@
 //! cargo bench --bench end_to_end -- --only real      or `empty`: for a profiler
 //! cargo bench --bench end_to_end -- --durable        appends in durable mode, beside the bare disk
 //! cargo bench --bench end_to_end -- --durable --recovery 1000000    starts after a crash, nothing else
+//! cargo bench --bench end_to_end -- --packing DIR    what compression does to a data directory, nothing else
 //! cargo bench --bench end_to_end -- --smoke          very small, to see that it works: no figures
 //! ```
 //!
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 
 use support::{
     disk::{FileSystem, Place},
-    recovery,
+    packing, recovery,
     report::{self, Bare, Row},
     server::Server,
     shapes::{self, SHAPES, Shape, Sizes},
@@ -39,6 +40,8 @@ struct Options {
     durable: bool,
     /// So many events are read back after a crash.
     recovery: Option<usize>,
+    /// The segments of this directory are packed and unpacked.
+    packing: Option<PathBuf>,
     rounds: usize,
     against: Option<PathBuf>,
     only: Option<Twin>,
@@ -53,6 +56,7 @@ impl Options {
             smoke: false,
             durable: false,
             recovery: None,
+            packing: None,
             rounds: ROUNDS,
             against: None,
             only: None,
@@ -73,6 +77,7 @@ impl Options {
                 "--bench" => bench = true,
                 "--smoke" | "--test" => options.smoke = true,
                 "--durable" => options.durable = true,
+                "--packing" => options.packing = Some(value()?.into()),
                 "--against" => options.against = Some(value()?.into()),
                 "--only" => {
                     options.only = Some(match value()?.as_str() {
@@ -112,6 +117,10 @@ fn main() {
             std::process::exit(2);
         }
     };
+    if let Some(directory) = &options.packing {
+        packing::run(directory).expect("it is a data directory that can be read");
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod disk;
+pub mod packing;
 pub mod recovery;
 pub mod report;
 pub mod server;
