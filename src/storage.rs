@@ -161,6 +161,8 @@ fn read_back(
     if let Some(Cut { file, offset, reason }) = recovered.cut {
         tracing::warn!(file, offset, %reason, "a torn tail was cut off; nothing of it was acknowledged");
     }
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(head = %recovered.head, seconds, "segments checked");
     let snapshot = take_indexes(&mut sequencer, &*files.index, recovered.head);
     let indexing = Progress::begin("indexing events", watched);
     sequencer.restore(recovered.head, |position| {

@@ -32,6 +32,14 @@ impl Place {
         fs::read_dir(self.data().join("segments")).map_or(0, Iterator::count)
     }
 
+    /// Removes the written indexes.
+    pub fn remove_indexes(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.data().join("index"))? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    }
+
     /// Makes the system forget the files' pages, so that the next reader goes to the disk.
     pub fn forget_pages(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.data().join("segments"))? {

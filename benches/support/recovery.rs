@@ -27,9 +27,10 @@ pub struct Recovery {
     pub events: u64,
     pub bytes: u64,
     pub segments: usize,
-    /// With the files' pages in memory, and without.
+    /// With the files' pages in memory, and without; and with them, but without the written indexes.
     pub warm: Vec<Start>,
     pub cold: Vec<Start>,
+    pub unindexed: Vec<Start>,
 }
 
 /// Fills the log with `events` events, or a few more, and kills the server and starts it again `rounds`
@@ -45,19 +46,26 @@ pub async fn run(mut target: Target, events: usize, rounds: usize) -> Recovery {
     }
     let bytes = target.log_bytes().await;
     let place = target.server.place.clone().expect("durable mode");
-    let (mut warm, mut cold) = (Vec::new(), Vec::new());
-    for round in 0..2 * rounds {
-        let meanwhile = |place: &Place| {
-            if round % 2 == 1 {
-                place.forget_pages().expect("the files are ours");
-            }
+    let (mut warm, mut cold, mut unindexed) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..3 * rounds {
+        // Last those without indexes: a server soon writes them again, but not before it is killed.
+        let kind = if round < 2 * rounds { round % 2 } else { 2 };
+        let meanwhile = |place: &Place| match kind {
+            0 => {}
+            1 => place.forget_pages().expect("the files are ours"),
+            _ => place.remove_indexes().expect("the files are ours"),
         };
         target = target.crash_and_connect(meanwhile).await;
         target.check_head().await;
-        let starts = if round % 2 == 1 { &mut cold } else { &mut warm };
+        let starts = match kind {
+            0 => &mut warm,
+            1 => &mut cold,
+            _ => &mut unindexed,
+        };
         starts.push(start(&target.server));
     }
-    Recovery { events: target.appended, bytes, segments: place.segments(), warm, cold }
+    let (events, segments) = (target.appended, place.segments());
+    Recovery { events, bytes, segments, warm, cold, unindexed }
 }
 
 fn start(server: &Server) -> Start {
@@ -66,7 +74,7 @@ fn start(server: &Server) -> Start {
         line.unwrap_or_else(|| panic!("it says: {said}")).0
     };
     Start {
-        checked: last("segment checked"),
+        checked: last("segments checked"),
         indexed: last("history read back"),
         listening: last("listening"),
     }

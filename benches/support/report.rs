@@ -165,7 +165,7 @@ pub fn durable_footer() {
 
 /// What the starts after a crash came to.
 pub fn recovery(file_system: Option<&FileSystem>, recovery: &Recovery) {
-    let Recovery { events, bytes, segments, warm, cold } = recovery;
+    let Recovery { events, bytes, segments, warm, cold, unindexed } = recovery;
     let kind = file_system.map_or("unknown", |system| system.kind.as_str());
     println!(
         "\nrecovery: {events} events, {} MB in {segments} segments, in commits of {COMMIT_EVENTS} · \
@@ -174,7 +174,9 @@ pub fn recovery(file_system: Option<&FileSystem>, recovery: &Recovery) {
         commit(),
         warm.len()
     );
-    for (name, starts) in [("files in memory", warm), ("files on disk only", cold)] {
+    let kinds =
+        [("files in memory", warm), ("files on disk only", cold), ("without indexes", unindexed)];
+    for (name, starts) in kinds {
         let seconds = |took: fn(&Start) -> Duration| {
             spread(starts.iter().map(|start| took(start).as_secs_f64()))
         };

@@ -149,7 +149,8 @@ impl Target {
 
     /// How many bytes the log has.
     pub async fn log_bytes(&self) -> u64 {
-        self.info().await.memory.expect("the server tells it").event_bytes
+        let memory = self.info().await.memory.expect("the server tells it");
+        memory.event_bytes + memory.file_bytes
     }
 
     /// The connection of the `index`th of several callers.
