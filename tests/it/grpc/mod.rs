@@ -22,3 +22,4 @@ mod retention;
 mod stop;
 mod strangers;
 mod subscribe;
+mod verify;
