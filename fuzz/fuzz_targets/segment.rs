@@ -13,6 +13,7 @@ use annals::core::{
         LogWriter,
         chain::Chain,
         format::EventView,
+        packing,
         verify::{Fault, Verifier},
     },
     position::Position,
@@ -54,14 +55,15 @@ impl Files for OneFile<'_> {
 
 /// How far the check of the only segment comes.
 fn check(bytes: &[u8]) -> (Position, Chain) {
+    let (bytes, _) = packing::unpack_what_is_good(&Bytes::copy_from_slice(bytes));
     let mut verifier = Verifier::new();
-    match verifier.begin(bytes, Position::new(1)) {
+    match verifier.begin(&bytes, Position::new(1)) {
         // The value that it says is in the header is not that of an empty log: it may go on.
         Ok(_) => {}
         Err(damage) if matches!(damage.fault, Fault::Chain { .. }) => {}
         Err(_) => return (Position::ZERO, Chain::GENESIS),
     }
-    while let Ok(Some(_)) = verifier.commit(bytes) {}
+    while let Ok(Some(_)) = verifier.commit(&bytes) {}
     (verifier.position(), *verifier.chain().expect("it begins at position 1"))
 }
 
@@ -73,7 +75,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(active) = recovered.active else { return };
     let reader = LogWriter::restore(recovered.sealed, active, 4096).reader(head);
     for position in 1..=head.get() {
-                let trace = reader.trace(Position::new(position)).expect("it was read back");
+        let trace = reader.trace(Position::new(position)).expect("it was read back");
         assert_eq!(trace.event().stamp.position.get(), position);
     }
 });

@@ -214,16 +214,29 @@ impl Drop for Packed {
 
 /// A segment's bytes, plain: as they are if they are not packed. Takes any bytes. The error says where.
 pub fn unpack(bytes: &Bytes) -> Result<Bytes, (usize, FormatError)> {
-    let Some(header) = format::read_header(bytes) else { return Ok(bytes.clone()) };
-    if bytes.get(header.size) != Some(&format::PACKED_TAG) {
+    if !is_packed(bytes) {
         return Ok(bytes.clone());
     }
+    let (plain, fault) = unpack_what_is_good(bytes);
+    fault.map_or(Ok(plain), Err)
+}
+
+/// The same, up to the first block that cannot be unpacked: where that is and why.
+pub fn unpack_what_is_good(bytes: &Bytes) -> (Bytes, Option<(usize, FormatError)>) {
+    let header = format::read_header(bytes).filter(|_| is_packed(bytes));
+    let Some(header) = header else { return (bytes.clone(), None) };
     let mut plain = bytes[..header.size].to_vec();
-    Packed::open(bytes.clone(), header.size, |_, block| {
+    let opened = Packed::open(bytes.clone(), header.size, |_, block| {
         plain.extend_from_slice(block);
         Ok(())
-    })?;
-    Ok(Bytes::from(plain))
+    });
+    (Bytes::from(plain), opened.err())
+}
+
+/// Whether a segment's bytes are packed.
+pub fn is_packed(bytes: &[u8]) -> bool {
+    format::read_header(bytes)
+        .is_some_and(|header| bytes.get(header.size) == Some(&format::PACKED_TAG))
 }
 
 /// How much of what was unpacked is kept now, bytes.

@@ -13,6 +13,7 @@ use annals::core::{
     log::{
         chain::{Chain, Hash},
         format::{self, Body, Data, Stamp},
+        packing::{Codec, Packed},
     },
     position::{Position, Version},
 };
@@ -62,9 +63,16 @@ fn sealed(commit: &Commit) -> Vec<u8> {
 impl MadeHistory {
     /// An honest one.
     pub fn new(segments: u64) -> Self {
+        Self::filled(segments, 0)
+    }
+
+    /// The same, with texts that are so much longer.
+    pub fn filled(segments: u64, fill: usize) -> Self {
+        let fill = " ".repeat(fill);
         let commit = |number: u64| {
             let positions = (1..=EVENTS_IN_COMMIT).map(|event| number * EVENTS_IN_COMMIT + event);
-            positions.map(|position| record(position, &format!("{{\"n\":{position}}}"))).collect()
+            let text = |position| format!("{{\"n\":{position}{fill}}}");
+            positions.map(|position| record(position, &text(position))).collect()
         };
         let segment = |number: u64| {
             (0..COMMITS_IN_SEGMENT).map(|it| commit(number * COMMITS_IN_SEGMENT + it)).collect()
@@ -139,6 +147,13 @@ pub fn segment_path(data: &Path, first: u64) -> PathBuf {
 pub fn offset_of(data: &Path, first: u64, text: &str) -> usize {
     let bytes = fs::read(segment_path(data, first)).unwrap();
     bytes.windows(text.len()).position(|window| window == text.as_bytes()).expect("it is there")
+}
+
+/// Compresses the file of the segment that begins at `first`, as the upkeep does.
+pub fn pack(data: &Path, first: u64) {
+    let path = segment_path(data, first);
+    let packed = Packed::pack(Codec::Lz4, &fs::read(&path).unwrap()).expect("it is smaller");
+    fs::write(path, packed).unwrap();
 }
 
 /// Turns a bit of a file.

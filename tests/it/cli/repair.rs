@@ -9,7 +9,9 @@ use std::{
 use annals::core::commit_log::disk::{offline::Offline, repair};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::made_history::{MadeHistory, Serving, flip, json, offset_of, record, run, segment_path};
+use super::made_history::{
+    EVENTS_IN_SEGMENT, MadeHistory, Serving, flip, json, offset_of, pack, record, run, segment_path,
+};
 
 /// Every file below a directory but the lock.
 fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -167,6 +169,51 @@ fn a_file_that_cannot_be_read_goes_aside_unread() {
     assert!(stdout.contains("00000000000000000013.segment cannot be read: "), "{stdout}");
     assert!(aside(data.path()).join("00000000000000000013.segment").is_dir());
     assert_eq!(json(&["verify", "--json", "--data", place])["head"], 12);
+}
+
+/// A compressed segment that has become the newest was sealed: it is no torn one.
+#[test]
+fn a_compressed_segment_that_is_the_newest_is_not_cut_off() {
+    let made = MadeHistory::new(2);
+    let data = made.write();
+    pack(data.path(), 13);
+    let path = data.path().to_str().unwrap();
+    assert_eq!(json(&["verify", "--json", "--data", path])["headHash"], made.head_hash());
+    let server = Serving::start(data.path());
+    assert_eq!(server.run(&["append", "S-2", "More"]).0, Some(0));
+    let at = ["verify", "--at", "24", "--expect-hash", &made.head_hash()];
+    assert_eq!(server.run(&at).0, Some(0));
+    assert_eq!(server.json(&["verify", "--json"])[0]["head"], 25);
+    drop(server);
+
+    // Nor is one whose first block's tag is damaged.
+    let data = MadeHistory::filled(2, 20_000).write();
+    pack(data.path(), 13);
+    let bytes = fs::read(segment_path(data.path(), 13)).unwrap();
+    let tag = usize::from(bytes[1]) + 2;
+    assert_eq!(bytes[tag], 0x2a);
+    flip(&segment_path(data.path(), 13), tag);
+    assert_mends(data.path(), &["00000000000000000013.segment is damaged"], 12);
+}
+
+#[test]
+fn of_a_compressed_segment_what_is_before_the_damage_stays() {
+    let made = MadeHistory::filled(3, 20_000);
+    let data = made.write();
+    for first in [1, 13, 25] {
+        pack(data.path(), first);
+    }
+    let path = data.path().to_str().unwrap();
+    assert_eq!(json(&["verify", "--json", "--data", path])["headHash"], made.head_hash());
+    let file = segment_path(data.path(), 13);
+    flip(&file, fs::read(&file).unwrap().len() - 10);
+    // Two commits are a block.
+    assert_mends(data.path(), &["a packed block cannot be unpacked", "2 files"], 18);
+
+    let data = made.write();
+    pack(data.path(), 1);
+    flip(&segment_path(data.path(), 1), 4);
+    assert_mends(data.path(), &["a damaged header"], 3 * EVENTS_IN_SEGMENT);
 }
 
 /// What was rewritten can be read, and what it was is not here: nothing is thrown away for it.

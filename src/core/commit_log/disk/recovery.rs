@@ -19,7 +19,7 @@ use crate::core::{
     log::{
         chain::Chain,
         format::{self, FormatError, Header},
-        packing::Packed,
+        packing::{self, Packed},
         segment::{Home, Segment, SegmentWriter},
         verify::{self, Fault},
     },
@@ -101,13 +101,17 @@ pub fn recover(
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(name) = names.get(index) else { return };
             let first = firsts[index];
-            let checked = if index + 1 == names.len() {
-                let bytes = files.read(name).map_err(failed(name));
-                bytes.map(|bytes| check_newest(&bytes, first, segment_size, &mut records))
-            } else {
-                let bytes = files.map(name).map_err(failed(name));
-                bytes.map(|bytes| check_sealed(&bytes, first, &mut records))
+            let mut check = || {
+                if index + 1 == names.len() {
+                    let bytes = files.read(name)?;
+                    // One that is packed was sealed: what came behind it is gone, or was never begun.
+                    if !packing::is_packed(&bytes) {
+                        return Ok(check_newest(&bytes, first, segment_size, &mut records));
+                    }
+                }
+                Ok(check_sealed(&files.map(name)?, first, &mut records))
             };
+            let checked = check().map_err(failed(name));
             *results[index].lock().expect("no holder panics") = Some(checked);
             // Relaxed: a number to look at.
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, names.len());
@@ -308,14 +312,16 @@ fn chain_of(segment: &Arc<Segment>) -> Chain {
     chain
 }
 
-/// Whether a whole commit begins anywhere behind `offset`.
+/// Whether a whole commit begins anywhere behind `offset`, or a whole block of packed ones.
 pub(super) fn valid_follows(bytes: &[u8], offset: usize) -> bool {
     let mut records = Vec::new();
-    (offset + 1..bytes.len())
-        .filter(|at| matches!(bytes[*at], format::EVENT_TAG | format::REMOVED_TAG))
-        .any(|at| {
-            let rest = &bytes[at..];
-            format::read_position(rest)
-                .is_some_and(|first| format::check_commit(rest, first, &mut records).is_ok())
-        })
+    (offset + 1..bytes.len()).any(|at| {
+        let rest = &bytes[at..];
+        match bytes[at] {
+            format::EVENT_TAG | format::REMOVED_TAG => format::read_position(rest)
+                .is_some_and(|first| format::check_commit(rest, first, &mut records).is_ok()),
+            format::PACKED_TAG => format::read_packed(rest).is_ok(),
+            _ => false,
+        }
+    })
 }

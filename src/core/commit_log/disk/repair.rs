@@ -17,6 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
+
 use super::{
     INDEX, SEGMENTS, UNFINISHED,
     files::Files,
@@ -26,8 +28,9 @@ use super::{
 };
 use crate::core::{
     log::{
-        format, packing,
-        verify::{Damage, Fault, Verifier},
+        format::{self, Header},
+        packing,
+        verify::{Damage, Fault, Verifier, check_header},
     },
     position::Position,
 };
@@ -79,7 +82,8 @@ pub struct Plan {
 /// What is done in one go: a crash comes before it or after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
-    /// The file has `header` and then its own bytes up to `end`; as it was it goes aside.
+    /// The file has `header`, if it is not empty, and then its own bytes, unpacked, up to `end`; as it was
+    /// it goes aside.
     Replace { file: String, header: Vec<u8>, end: usize },
     /// The file, of this folder, goes aside.
     Aside { folder: &'static str, file: String },
@@ -178,51 +182,37 @@ impl Plan {
     ) -> Result<bool, RepairError> {
         let name = || file.name.to_owned();
         let before = *verifier.chain().expect("it begins at position 1");
-        let size = bytes.len();
-        bytes = match packing::unpack(&bytes.into()) {
-            Ok(plain) => plain.into(),
-            // Of a compressed file nothing is kept: it goes aside whole.
-            Err((offset, error)) => {
-                self.findings.push(found(false, name(), offset, error.into()));
-                return Ok(true);
-            }
-        };
-        let is_packed = bytes.len() != size;
         let mut header = Vec::new();
-        let begun = match verifier.begin(&bytes, file.first) {
-            Ok(header) if header.chain.is_some() => Ok(()),
+        let begins = match check_header(&bytes, file.first) {
             // In a file the chain is always kept.
-            Ok(_) | Err(Damage { fault: Fault::Header, .. }) => Err(Fault::Header),
-            Err(Damage { fault, .. }) => Err(fault),
+            Ok(Header { chain: None, .. }) => Err(Fault::Header),
+            begins => begins,
         };
-        match begun {
-            Ok(()) => {}
+        match begins {
+            Ok(_) => {}
             Err(fault @ Fault::Newer(_)) => return Err(RepairError::Newer { file: name(), fault }),
-            Err(fault @ Fault::Chain { .. }) => {
-                self.findings.push(Finding::Chain { file: name(), fault });
-            }
             Err(fault) => {
-                let mut anew = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-                format::put_header(&mut anew, file.first, Some(before.value()));
-                let is_whole = bytes.len() > anew.len() && {
-                    let commit = &bytes[anew.len()..];
-                    format::check_commit(commit, file.first, &mut Vec::new()).is_ok()
-                };
-                if !is_whole {
-                    let torn = file.is_newest && !valid_follows(&bytes, 0);
+                format::put_header(&mut header, file.first, Some(before.value()));
+                let torn = file.is_newest && !valid_follows(&bytes, 0);
+                bytes = with_header(bytes, &header);
+                let (plain, _) = packing::unpack_what_is_good(&Bytes::copy_from_slice(&bytes));
+                let first_commit = plain.get(header.len()..).unwrap_or_default();
+                if format::check_commit(first_commit, file.first, &mut Vec::new()).is_err() {
                     self.findings.push(found(torn, name(), 0, fault));
                     return Ok(true);
                 }
-                bytes[..anew.len()].copy_from_slice(&anew);
-                verifier.begin(&bytes, file.first).map_err(
-                    |Damage { offset, fault, .. }| RecoveryError::Corrupt {
-                        file: name(),
-                        offset,
-                        reason: fault,
-                    },
-                )?;
                 self.findings.push(Finding::Header { file: name() });
-                header = anew;
+            }
+        }
+        let (bytes, broken) = packing::unpack_what_is_good(&bytes.into());
+        match verifier.begin(&bytes, file.first) {
+            Ok(_) => {}
+            Err(Damage { fault: fault @ Fault::Chain { .. }, .. }) => {
+                self.findings.push(Finding::Chain { file: name(), fault });
+            }
+            Err(Damage { offset, fault, .. }) => {
+                let corrupt = RecoveryError::Corrupt { file: name(), offset, reason: fault };
+                return Err(corrupt.into());
             }
         }
         let fault = loop {
@@ -233,18 +223,27 @@ impl Plan {
             }
         };
         let end = verifier.offset();
-        if let Some(Damage { offset, fault, .. }) = fault {
-            let torn = file.is_newest && !valid_follows(&bytes, offset);
-            self.findings.push(found(torn, name(), offset, fault));
+        let torn = |offset| file.is_newest && !valid_follows(&bytes, offset);
+        let finding = match (fault, broken) {
+            (Some(Damage { offset, fault, .. }), _) => {
+                Some(found(torn(offset), name(), offset, fault))
+            }
+            // A packed block, which no crash tears: the file was renamed when it was whole.
+            (None, Some((offset, error))) => Some(found(false, name(), offset, error.into())),
+            (None, None) => None,
+        };
+        let ended = finding.is_some();
+        if ended {
             // A fault in the room behind the commits: there the commits end.
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             self.aside.1 += used.saturating_sub(end) as u64;
         }
-        if (fault.is_some() || !header.is_empty()) && !is_packed {
+        self.findings.extend(finding);
+        if ended || !header.is_empty() {
             self.aside.0 += 1;
             self.steps.push(Step::Replace { file: name(), header, end });
         }
-        Ok(fault.is_some())
+        Ok(ended)
     }
 
     /// Does it: what is in the way goes to `folder`, a new one in the directory. `go_on` is asked before
@@ -265,6 +264,13 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The bytes of a segment with `header` in the place of its own; with its own if that is empty.
+fn with_header(mut bytes: Vec<u8>, header: &[u8]) -> Vec<u8> {
+    let size = header.len().min(bytes.len());
+    bytes[..size].copy_from_slice(&header[..size]);
+    bytes
 }
 
 fn found(torn: bool, file: String, offset: usize, fault: Fault) -> Finding {
@@ -288,10 +294,10 @@ impl Step {
                 let folder = directory.join(SEGMENTS);
                 let path = folder.join(file);
                 let unfinished = folder.join(format!("{file}{UNFINISHED}"));
-                let bytes = fs::read(&path)?;
+                let bytes = with_header(fs::read(&path)?, header);
+                let (plain, _) = packing::unpack_what_is_good(&bytes.into());
                 let mut new = File::create(&unfinished)?;
-                new.write_all(header)?;
-                new.write_all(&bytes[header.len()..*end])?;
+                new.write_all(&plain[..*end])?;
                 new.sync_all()?;
                 keep(&path, &aside.join(file))?;
                 sync(aside)?;
