@@ -12,7 +12,6 @@ use annals::core::{
     log::{
         LogWriter,
         chain::Chain,
-        format::EventView,
         packing,
         verify::{Fault, Verifier},
     },
