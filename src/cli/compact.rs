@@ -36,9 +36,9 @@ pub async fn run(args: CompactArgs) -> Result<(), CliError> {
             "nothing to remove".to_owned()
         } else {
             let (events, segments) = (grouped(event_count), grouped(segment_count));
+            let freed = grouped(freed_bytes);
             format!(
-                "removed {events} events from {segments} segments, {} bytes",
-                grouped(freed_bytes)
+                "events removed: {events}; segments rewritten: {segments}; bytes freed: {freed}"
             )
         }
     })?;
