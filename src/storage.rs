@@ -93,10 +93,11 @@ impl Storage {
 
     /// Returns when everything that waited is decided and safe, and the next start prepared.
     pub fn stop(self) {
+        // A compaction that was begun has an append of its own, and waits for the leader.
+        self.upkeeper.stop();
         if let Some(leader) = self.leader {
             leader.stop();
         }
-        self.upkeeper.stop();
     }
 }
 

@@ -105,8 +105,8 @@ impl Upkeeper {
         Compactor(self.orders.clone())
     }
 
-    /// Returns when what saves time at the next start is written. To call when nothing is appended any
-    /// more.
+    /// Returns when what was ordered is done, and what saves time at the next start is written. To call
+    /// while somebody leads the store.
     pub fn stop(self) {
         // The thread is there until it is told.
         let _ = self.orders.send(Order::Stop);
