@@ -81,9 +81,9 @@ impl FileSystem {
 /// What a batch is written over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Over {
-    /// Room that was taken and never written, as the server does it.
+    /// Room that was taken and never written.
     Taken,
-    /// Zeros that are on the disk.
+    /// Zeros that are on the disk; most of the server's batches find them, too.
     Zeros,
 }
 

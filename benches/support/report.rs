@@ -157,7 +157,7 @@ pub fn durable_rows(rows: &[Row]) {
 pub fn durable_footer() {
     println!(
         "\nMedians of the rounds. bare: a loop of pwrite and fdatasync in the bench's process, in room \
-         taken beforehand as the server takes it,\na batch as large as all that can wait at once; ov. zeros: \
+         taken beforehand and never written,\na batch as large as all that can wait at once; ov. zeros: \
          the same over zeros that are on the disk. to lower: durable to the\nlower of empty and bare; to both \
          in turn: to one after the other, which is all that a single caller can have."
     );
