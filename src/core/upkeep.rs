@@ -1,5 +1,5 @@
 //! What is done beside appends and reads, at low priority, by one thread: sealed segments become memory
-//! maps of their files, the indexes are written to disk, and what is gone is removed from the segments.
+//! maps of their files and are compressed, the indexes are written to disk, and what is gone is removed.
 //!
 //! Nothing here is waited for by a reader or by the sequencer: a segment is put in another's place in one
 //! step, and who reads the old one goes on with it.

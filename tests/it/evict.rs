@@ -198,3 +198,20 @@ fn what_can_never_fit_is_refused() {
     assert_eq!(store.history().log.first(), first);
     assert!(submit(&store, proposal(20_001, "Short-1", 100)).is_ok());
 }
+
+/// Who has made another form of a segment puts it nowhere if the segment was dropped meanwhile.
+#[test]
+fn a_segment_that_was_dropped_is_not_replaced() {
+    let store = store();
+    let log = &store.history().log;
+    submit(&store, proposal(1, "Long-1", 100)).unwrap();
+    let oldest = Arc::clone(&log.segments()[0]);
+    for id in 2..=10_000 {
+        submit(&store, proposal(id, "Long-1", 100)).unwrap();
+    }
+    let (first, size) = (log.first(), log.size());
+    assert!(first > Position::new(1), "it was dropped");
+    log.replace(oldest);
+    assert_eq!((log.first(), log.size()), (first, size));
+    assert!(submit(&store, proposal(10_001, "Long-1", 100)).is_ok(), "and the log goes on");
+}

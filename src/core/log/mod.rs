@@ -171,17 +171,15 @@ impl Log {
         self.table.store(Arc::new(table));
     }
 
-    /// Puts `segment` in the place of the sealed one with the same positions. Who reads goes on with what
-    /// it has; who comes later has the new one.
-    ///
-    /// # Panics
-    /// If there is no sealed segment with that first position.
+    /// Puts `segment` in the place of the sealed one with the same positions, unless that was dropped
+    /// meanwhile. Who reads goes on with what it has; who comes later has the new one.
     pub fn replace(&self, segment: Arc<Segment>) {
         let _guard = self.changes.lock().expect("no holder panics");
         let mut table = Table::clone(&self.table.load());
-        let index = table.partition_point(|other| other.first() < segment.first());
-        assert!(index + 1 < table.len(), "a sealed segment is replaced");
-        assert_eq!(table[index].first(), segment.first(), "by one of the same positions");
+        let sealed = &table[..table.len() - 1];
+        let Ok(index) = sealed.binary_search_by_key(&segment.first(), |other| other.first()) else {
+            return;
+        };
         let (old, new) = (bytes_in_memory(&table[index]), bytes_in_memory(&segment));
         table[index] = segment;
         // Relaxed: numbers to look at, written under the lock.
