@@ -11,8 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     // Codec, size, length, content, again and again.
-    let mut file = Vec::new();
-    format::put_header(&mut file, Position::new(1), Some(&[7; 32]));
+    let mut file = format::header(Position::new(1), Some(&[7; 32]));
     let header = file.len();
     let mut rest = bytes;
     while let Some(([codec, low, high, length], more)) = rest.split_first_chunk() {

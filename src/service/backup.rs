@@ -152,7 +152,5 @@ impl Backup {
 }
 
 fn copied_header(first: Position, chain: &Hash) -> Vec<u8> {
-    let mut header = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-    format::put_header(&mut header, first, Some(chain));
-    header
+    format::header(first, Some(chain))
 }

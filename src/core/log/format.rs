@@ -21,8 +21,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const EVENT_TAG: u8 = tag(1, LENGTH);
 /// `Segment.commits`: field 2, length-delimited.
 pub const SEAL_TAG: u8 = tag(2, LENGTH);
-/// `Segment.header`: field 3, length-delimited.
-const HEADER_TAG: u8 = tag(3, LENGTH);
+/// `Segment.header`, length-delimited.
+const HEADER_FIELD: u8 = 3;
 /// `Segment.removed`: field 4, length-delimited.
 pub const REMOVED_TAG: u8 = tag(4, LENGTH);
 /// `Segment.packed`: field 5, length-delimited.
@@ -320,8 +320,8 @@ pub fn read_packed(bytes: &[u8]) -> Result<PackedBlock<'_>, FormatError> {
     }
 }
 
-/// Appends a segment's header.
-pub fn put_header(out: &mut Vec<u8>, first: Position, chain: Option<&Hash>) {
+/// A segment's header.
+pub fn header(first: Position, chain: Option<&Hash>) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_SIZE_BYTES_MAX);
     header.push(tag(1, FIXED32));
     header.extend_from_slice(&MAGIC.to_le_bytes());
@@ -335,9 +335,9 @@ pub fn put_header(out: &mut Vec<u8>, first: Position, chain: Option<&Hash>) {
     let checksum = crc32c::crc32c(&header);
     header.push(tag(5, FIXED32));
     header.extend_from_slice(&checksum.to_le_bytes());
-    out.push(HEADER_TAG);
-    put_varint(out, header.len() as u64);
-    out.extend_from_slice(&header);
+    let mut out = Vec::with_capacity(HEADER_SIZE_BYTES_MAX);
+    put_bytes(&mut out, HEADER_FIELD, &header);
+    out
 }
 
 /// Why bytes are not what the format says.

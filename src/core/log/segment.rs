@@ -370,9 +370,7 @@ impl SegmentWriter {
         };
         let segment = Arc::new(Segment { first, content });
         let mut writer = Self { segment, size: 0, events: 0 };
-        let mut header = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-        format::put_header(&mut header, first, chain);
-        writer.append(&header, &[]);
+        writer.append(&format::header(first, chain), &[]);
         writer
     }
 
@@ -485,8 +483,7 @@ mod tests {
                 }
             });
             let (all, _) = records(1, 500);
-            let mut header = Vec::new();
-            format::put_header(&mut header, Position::new(1), None);
+            let header = format::header(Position::new(1), None);
             let begin = header.len();
             let mut seen = 0;
             while seen < all.len() {

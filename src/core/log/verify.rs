@@ -238,8 +238,7 @@ pub fn check_header(bytes: &[u8], first: Position) -> Result<Header, Fault> {
             Err(Fault::Newer(format_version))
         }
         Some(header) => {
-            let mut expected = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-            format::put_header(&mut expected, first, header.chain.as_ref());
+            let expected = format::header(first, header.chain.as_ref());
             if bytes.starts_with(&expected) { Ok(header) } else { Err(Fault::Header) }
         }
         None => Err(Fault::Header),

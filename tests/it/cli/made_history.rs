@@ -116,9 +116,8 @@ impl MadeHistory {
         fs::write(path.join("annals"), "annals data, format 1\n").unwrap();
         for (number, segment) in (0..).zip(&self.segments) {
             let first = number * EVENTS_IN_SEGMENT + 1;
-            let mut bytes = Vec::new();
             let chain = &self.chains[usize::try_from(number).unwrap()];
-            format::put_header(&mut bytes, Position::new(first), Some(chain));
+            let mut bytes = format::header(Position::new(first), Some(chain));
             bytes.extend(segment.iter().flat_map(sealed));
             fs::write(segment_path(path, first), bytes).unwrap();
         }

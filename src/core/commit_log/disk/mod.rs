@@ -223,7 +223,7 @@ impl Disk {
         chain: &Hash,
         directory: Option<DataDirectory>,
     ) -> Result<Self, CommitLogError> {
-        let header = header(first, Some(chain));
+        let header = format::header(first, Some(chain));
         let active = make(&*files, first, size, &header)?;
         let place = (header.len() as u64, size as u64);
         Ok(Self::at(files, mode, active, place, directory))
@@ -300,12 +300,6 @@ impl Disk {
     }
 }
 
-fn header(first: Position, chain: Option<&Hash>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(format::HEADER_SIZE_BYTES_MAX);
-    format::put_header(&mut bytes, first, chain);
-    bytes
-}
-
 fn make(
     files: &dyn Files,
     first: Position,
@@ -334,7 +328,7 @@ impl CommitLog for Disk {
         self.active.resize(self.offset).map_err(CommitLogError::new)?;
         self.unsynced = true;
         self.sync_file()?;
-        let header = header(first, chain);
+        let header = format::header(first, chain);
         self.active = make(&*self.files, first, size, &header)?;
         self.offset = header.len() as u64;
         self.size = size as u64;

@@ -192,7 +192,7 @@ impl Plan {
             Ok(_) => {}
             Err(fault @ Fault::Newer(_)) => return Err(RepairError::Newer { file: name(), fault }),
             Err(fault) => {
-                format::put_header(&mut header, file.first, Some(before.value()));
+                header = format::header(file.first, Some(before.value()));
                 let torn = file.is_newest && !valid_follows(&bytes, 0);
                 bytes = with_header(bytes, &header);
                 let (plain, _) = packing::unpack_what_is_good(&Bytes::copy_from_slice(&bytes));
