@@ -25,7 +25,8 @@ use toml::de::{DeTable, DeValue};
 use tracing_subscriber::filter::EnvFilter;
 
 use crate::core::{
-    commit_log::disk::SyncMode, limits::Limits, log::packing::Codec, sequencer::WhenFull,
+    commit_log::disk::SyncMode, limits::Limits, log::packing::Codec, name::Name,
+    sequencer::WhenFull,
 };
 
 /// How the server is set. Every value is within its bounds once [`load`] has returned it.
@@ -44,6 +45,11 @@ pub struct Config {
     pub when_full: WhenFull,
     /// How sealed segments are compressed: not.
     pub compress: Option<Codec>,
+    /// The metadata keys whose values are indexed, at most 16: organizationId and userId.
+    pub index_metadata: Vec<Name>,
+    /// The memory that answers may have that are kept for the next one who asks, bytes, at most 16 GiB; 0:
+    /// none are kept. 64 MiB.
+    pub query_cache: usize,
     /// What one event, one commit and one name may measure: each from 1 to [`Limits::HARD`], and an
     /// event no larger than a commit.
     pub limits: Limits,
@@ -70,6 +76,8 @@ impl Default for Config {
             max_memory: None,
             when_full: WhenFull::Reject,
             compress: None,
+            index_metadata: ["organizationId", "userId"].map(Name::any).to_vec(),
+            query_cache: 64 << 20,
             limits: Limits::default(),
             append_queue_max: 65_536,
             subscriptions_max: 10_000,
@@ -136,6 +144,8 @@ pub const OPTIONS: &[Spec] = &[
     option!("max-memory", "BYTES", max_memory, memory, "The memory that the history may have, such as 4GiB"),
     option!("when-full", "WHAT", when_full, when_full, "What to do when it is full: reject appends, or, in memory only, evict the oldest events"),
     option!("compress", "CODEC", compress, codec, "How to compress what is not written to any more: none, lz4 or zstd"),
+    option!("index-metadata", "KEYS", index_metadata, metadata_keys, "The metadata keys to index, separated by commas"),
+    option!("query-cache", "BYTES", query_cache, bytes(0..=16 << 30), "The memory for answers that may be asked for again; 0 keeps none"),
     option!("event-size-max-bytes", "BYTES", limits.event_size_bytes_max, bytes(1..=Limits::HARD.event_size_bytes_max), "One event as recorded, with its names and metadata"),
     option!("commit-size-max-bytes", "BYTES", limits.commit_size_bytes_max, bytes(1..=Limits::HARD.commit_size_bytes_max), "The events of one commit as recorded"),
     option!("commit-events-max", "N", limits.commit_events_max, count(1..=Limits::HARD.commit_events_max), "Events in one commit"),
@@ -488,6 +498,15 @@ fn memory(text: &str) -> Result<Option<usize>, String> {
     bytes(1 << 20..=1 << 50)(text).map(Some)
 }
 
+/// Empty: none.
+fn metadata_keys(text: &str) -> Result<Vec<Name>, String> {
+    let keys: Vec<&str> = text.split(',').map(str::trim).filter(|key| !key.is_empty()).collect();
+    let allowed = || "at most 16 different keys of 1 to 256 bytes, separated by commas".to_owned();
+    let different = keys.iter().collect::<std::collections::HashSet<_>>().len() == keys.len();
+    let keys: Option<Vec<Name>> = keys.iter().map(|key| Name::new(key, 256).ok()).collect();
+    keys.filter(|keys| different && keys.len() <= 16).ok_or_else(allowed)
+}
+
 fn sync_mode(text: &str) -> Result<SyncMode, String> {
     let interval = text.strip_prefix("interval=").map(duration(Duration::from_mins(1)));
     match (text, interval) {
@@ -535,6 +554,13 @@ trait ToToml {
 impl ToToml for usize {
     fn to_toml(&self) -> String {
         self.to_string()
+    }
+}
+
+impl ToToml for Vec<Name> {
+    fn to_toml(&self) -> String {
+        let names: Vec<&str> = self.iter().map(Name::as_str).collect();
+        names.join(",").to_toml()
     }
 }
 

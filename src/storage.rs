@@ -22,6 +22,7 @@ use crate::{
             memory::Memory,
         },
         log::{LogWriter, segment::SEGMENT_SIZE_BYTES},
+        name::Name,
         position::Position,
         sequencer::{Sequencer, WhenFull},
         store::Store,
@@ -108,11 +109,10 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
         let sequencer = sequencer.with_memory_max(memory_max, config.when_full);
         Arc::new(Store::new(sequencer, Arc::clone(clock), config.append_queue_max))
     };
+    let keys = config.index_metadata.clone();
     let Some(path) = config.data.clone() else {
-        let store = store(Sequencer::new(
-            LogWriter::with_segment_size(segment_size(config)),
-            Box::new(Memory),
-        ));
+        let log = LogWriter::with_segment_size(segment_size(config));
+        let store = store(Sequencer::new(log, Box::new(Memory)).with_metadata_keys(keys));
         let upkeep = Upkeep::new(Arc::clone(store.history()), None, Position::ZERO);
         let upkeep = upkeep.with_codec(config.compress);
         let upkeeper = Upkeeper::start(upkeep, Arc::clone(&store))?;
@@ -121,7 +121,7 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
     let sync = config.sync;
     let watched = progress::is_watched(config.log_format);
     let (sequencer, files, snapshot) =
-        tokio::task::spawn_blocking(move || read_back(&path, sync, watched))
+        tokio::task::spawn_blocking(move || read_back(&path, sync, keys, watched))
             .await
             .map_err(std::io::Error::other)??;
     let store = store(sequencer);
@@ -143,6 +143,7 @@ fn segment_size(config: &Config) -> usize {
 fn read_back(
     path: &Path,
     sync: SyncMode,
+    keys: Vec<Name>,
     watched: bool,
 ) -> Result<(Sequencer, DataFiles, Position), StorageError> {
     let started = Instant::now();
@@ -158,7 +159,8 @@ fn read_back(
         |done, all| checking.at(done as u64, all as u64),
     );
     checking.end();
-    let (mut sequencer, recovered) = opened?;
+    let (sequencer, recovered) = opened?;
+    let mut sequencer = sequencer.with_metadata_keys(keys);
     if let Some(Cut { file, offset, reason }) = recovered.cut {
         tracing::warn!(file, offset, %reason, "a torn tail was cut off; nothing of it was acknowledged");
     }
@@ -178,7 +180,9 @@ fn read_back(
 /// Takes the newest snapshot of the indexes, if it is good. Up to where it goes.
 fn take_indexes(sequencer: &mut Sequencer, files: &dyn Files, head: Position) -> Position {
     let Some((file, indexes)) = snapshot::read_newest(files) else { return Position::ZERO };
-    match indexes.and_then(|indexes| indexes.check(&sequencer.reader(head))) {
+    match indexes
+        .and_then(|indexes| indexes.check(&sequencer.reader(head), &sequencer.history().metadata))
+    {
         Ok(indexes) => {
             let head = indexes.head;
             sequencer.take_indexes(indexes);

@@ -2,12 +2,12 @@
 //! can be asked.
 #![no_main]
 
-use annals::core::{commit_log::disk::snapshot, position::Position};
+use annals::core::{commit_log::disk::snapshot, index::shared_ids::Candidates, position::Position};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut file = b"ANNLIDX1".to_vec();
+    let mut file = b"ANNLIDX2".to_vec();
     file.extend_from_slice(bytes);
     file.extend_from_slice(&crc32c::crc32c(&file).to_le_bytes());
     let Ok(indexes) = snapshot::read(&Bytes::from(file)) else { return };
@@ -17,6 +17,20 @@ fuzz_target!(|bytes: &[u8]| {
             let count = positions.up_to(Position::MAX).count() as u64;
             assert!(count > 0);
             assert_eq!(positions.count(indexes.head), count);
+        }
+    }
+    let (streams, times) = (indexes.columns.streams.view(), indexes.columns.occurred.view());
+    for position in (1..=indexes.head.get()).take(100_000).map(Position::new) {
+        assert!(streams.get(position) <= indexes.streams.code_max());
+        if let (Some(second), Some((min, max))) = (times.get(position), times.span(position)) {
+            std::hint::black_box((second, min, max));
+        }
+    }
+    for id in ["", "a", "correlation-1"] {
+        for ids in [&indexes.correlations, &indexes.causations] {
+            if let Candidates::Few(few) = ids.candidates(id, indexes.head, Position::new(1)) {
+                assert!(few.is_sorted() && few.len() < 15);
+            }
         }
     }
 });

@@ -33,6 +33,7 @@ impl FilterArgs {
             types: self.types,
             tags: self.tag,
             tags_all: self.tag_all,
+            ..Filter::default()
         };
         if filter == Filter::default() { Vec::new() } else { vec![filter] }
     }

@@ -10,7 +10,7 @@ use super::{
     cloud_events::format_time,
     output::{self, Output, grouped},
 };
-use crate::wire::proto::v1::{GetInfoRequest, GetInfoResponse, Mode};
+use crate::wire::proto::v1::{GetInfoRequest, GetInfoResponse, Memory, Mode};
 
 /// Show what the server is and holds
 #[derive(Debug, clap::Args)]
@@ -68,10 +68,7 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
         ("subscriptions", grouped(info.subscription_count)),
     ];
     if let Some(memory) = &info.memory {
-        let indexes = memory.offset_bytes
-            + memory.event_id_bytes
-            + memory.stream_bytes
-            + memory.posting_bytes;
+        let indexes: u64 = index_bytes(memory).iter().map(|(_, bytes)| bytes).sum();
         rows.extend([
             (
                 "memory: events",
@@ -100,6 +97,22 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
     rows
 }
 
+/// What finds events, part by part.
+fn index_bytes(memory: &Memory) -> [(&'static str, u64); 10] {
+    [
+        ("offsets", memory.offset_bytes),
+        ("event ids", memory.event_id_bytes),
+        ("streams", memory.stream_bytes),
+        ("categories", memory.category_bytes),
+        ("types", memory.type_bytes),
+        ("tags", memory.tag_bytes),
+        ("correlation ids", memory.correlation_bytes),
+        ("causation ids", memory.causation_bytes),
+        ("metadata", memory.metadata_bytes),
+        ("columns", memory.column_bytes),
+    ]
+}
+
 /// Every field, by the names of the protocol's JSON.
 fn to_json(info: &GetInfoResponse) -> Value {
     json!({
@@ -121,7 +134,15 @@ fn to_json(info: &GetInfoResponse) -> Value {
             "offsetBytes": memory.offset_bytes,
             "eventIdBytes": memory.event_id_bytes,
             "streamBytes": memory.stream_bytes,
-            "postingBytes": memory.posting_bytes,
+            "categoryBytes": memory.category_bytes,
+            "typeBytes": memory.type_bytes,
+            "tagBytes": memory.tag_bytes,
+            "correlationBytes": memory.correlation_bytes,
+            "causationBytes": memory.causation_bytes,
+            "metadataBytes": memory.metadata_bytes,
+            "columnBytes": memory.column_bytes,
+            "retentionBytes": memory.retention_bytes,
+            "queryCacheBytes": memory.query_cache_bytes,
             "residentBytes": memory.resident_bytes,
             "fileBytes": memory.file_bytes,
             "unpackedBytes": memory.unpacked_bytes,

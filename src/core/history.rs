@@ -6,8 +6,14 @@ use uuid::Uuid;
 
 use super::{
     clock::{Clock, Timestamp},
-    index::{ids::IdIndex, map::IndexMap},
+    index::{
+        column::{Column, TimeColumn},
+        ids::IdIndex,
+        map::IndexMap,
+        shared_ids::SharedIds,
+    },
     log::{Log, Reader, format},
+    name::Name,
     position::Position,
     retention::{Retention, Visibility},
 };
@@ -22,22 +28,80 @@ pub struct History {
     pub categories: IndexMap,
     pub types: IndexMap,
     pub tags: IndexMap,
+    pub correlations: SharedIds,
+    pub causations: SharedIds,
+    /// The metadata keys that are indexed.
+    pub metadata: Box<[MetadataIndex]>,
+    pub columns: Columns,
     pub ids: Arc<IdIndex>,
     pub retention: Retention,
 }
 
+/// The columns that every history has: codes of the index maps' names, and times. Of a removed event they have
+/// its stream only.
+#[derive(Default)]
+pub struct Columns {
+    pub streams: Column,
+    pub categories: Column,
+    pub types: Column,
+    pub occurred: TimeColumn,
+}
+
+/// What is known of one metadata key.
+pub struct MetadataIndex {
+    pub key: Name,
+    pub values: IndexMap,
+    /// 0 for an event that does not have the key.
+    pub column: Column,
+}
+
+impl MetadataIndex {
+    /// An empty one.
+    pub fn new(key: Name) -> Self {
+        Self { key, values: IndexMap::unlisted(), column: Column::new() }
+    }
+}
+
 impl History {
-    /// An empty history over `log`, with the look-up of ids that somebody writes.
-    pub fn new(log: Arc<Log>, ids: Arc<IdIndex>) -> Self {
+    /// An empty history over `log`, with the look-up of ids that somebody writes, which indexes these
+    /// metadata keys.
+    pub fn new(log: Arc<Log>, ids: Arc<IdIndex>, metadata_keys: Vec<Name>) -> Self {
+        let keys = ids.keys();
         Self {
             log,
             streams: IndexMap::listed(),
             categories: IndexMap::listed(),
             types: IndexMap::listed(),
             tags: IndexMap::unlisted(),
+            correlations: SharedIds::new(keys),
+            causations: SharedIds::new(keys),
+            metadata: metadata_keys.into_iter().map(MetadataIndex::new).collect(),
+            columns: Columns::default(),
             ids,
             retention: Retention::default(),
         }
+    }
+
+    /// What is known of a metadata key; `None` if it is not indexed.
+    pub fn metadata(&self, key: &str) -> Option<&MetadataIndex> {
+        self.metadata.iter().find(|index| index.key.as_str() == key)
+    }
+
+    /// Memory that what finds events holds, about; without the look-up of ids.
+    pub fn indexes_allocated(&self) -> usize {
+        let names = [&self.streams, &self.categories, &self.types, &self.tags];
+        let names: usize = names.iter().map(|map| map.allocated()).sum();
+        let metadata: usize = self.metadata.iter().map(|index| index.values.allocated()).sum();
+        let shared = self.correlations.allocated() + self.causations.allocated();
+        names + metadata + shared + self.columns_allocated() + self.retention.allocated()
+    }
+
+    /// Memory that columns hold.
+    pub fn columns_allocated(&self) -> usize {
+        let Columns { streams, categories, types, occurred } = &self.columns;
+        let metadata = self.metadata.iter().map(|index| &index.column);
+        let columns = [streams, categories, types].into_iter().chain(metadata);
+        columns.map(Column::allocated).sum::<usize>() + occurred.allocated()
     }
 
     /// Tells which events of `reader` are hidden now, or dropped; `None` where none is, which costs two

@@ -38,6 +38,11 @@ impl Name {
         }
     }
 
+    /// Any text as it is: a metadata value is listed by it.
+    pub fn any(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -17,12 +17,12 @@ use std::{collections::VecDeque, sync::Arc};
 use uuid::Uuid;
 
 use super::{
-    append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Write, Written},
+    append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Written},
     clock::Timestamp,
     commit_log::{CommitLog, CommitLogError, disk::snapshot::Indexes},
     event::NewEvent,
     filter::plan,
-    history::History,
+    history::{Columns, History},
     index::{
         SoleWriter,
         ids::{IdWriter, Place},
@@ -30,10 +30,10 @@ use super::{
     log::{
         LogWriter, Reader,
         chain::Chain,
-        format::{self, EventView, Stamp},
+        format::{self, EventView, Indexed, Stamp},
         segment::{Record, Segment},
     },
-    name,
+    name::{self, Name},
     position::{Position, Version},
     retention::{self, Gone, Retention},
 };
@@ -73,6 +73,8 @@ pub struct Sequencer {
     records: Vec<u32>,
     /// Where the ids of the batch at hand belong, event by event.
     places: Vec<Place>,
+    /// The codes of the indexed metadata of the event at hand.
+    codes: Vec<u32>,
 }
 
 /// What is done when the history has all the memory that it may have.
@@ -94,7 +96,7 @@ impl Sequencer {
     /// The writer of an empty store.
     pub fn new(log: LogWriter, commit_log: Box<dyn CommitLog>) -> Self {
         let ids = IdWriter::new();
-        let history = History::new(Arc::clone(log.log()), Arc::clone(ids.index()));
+        let history = History::new(Arc::clone(log.log()), Arc::clone(ids.index()), Vec::new());
         Self {
             log,
             history: Arc::new(history),
@@ -111,6 +113,7 @@ impl Sequencer {
             bytes: Vec::new(),
             records: Vec::new(),
             places: Vec::new(),
+            codes: Vec::new(),
         }
     }
 
@@ -118,6 +121,15 @@ impl Sequencer {
     #[must_use]
     pub fn with_memory_max(mut self, memory_max: usize, when_full: WhenFull) -> Self {
         (self.memory_max, self.when_full) = (memory_max, when_full);
+        self
+    }
+
+    /// The same, which indexes these metadata keys. Before anything is written or read back, and before anyone
+    /// has the history.
+    #[must_use]
+    pub fn with_metadata_keys(mut self, keys: Vec<Name>) -> Self {
+        let (log, ids) = (Arc::clone(self.log.log()), Arc::clone(self.ids.index()));
+        self.history = Arc::new(History::new(log, ids, keys));
         self
     }
 
@@ -202,13 +214,12 @@ impl Sequencer {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
         }
-        let mut places = places.iter();
-        for Write { stream, events, .. } in &proposal.writes {
-            for (event, place) in events.iter().zip(&mut places) {
-                let tags = event.tags().iter().map(name::Name::as_str);
-                self.index(*place, stream.as_str(), event.event_type().as_str(), tags);
-            }
+        let (bytes, records) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.records));
+        for (place, offset) in places.iter().zip(&records) {
+            let offset = usize::try_from(*offset).expect("it lies in memory");
+            self.index(*place, format::message(&bytes[offset..]));
         }
+        (self.bytes, self.records) = (bytes, records);
         if proposal.setting.is_some() {
             let seen = self.log.log().watermark().get();
             self.apply_setting(self.head, seen);
@@ -295,8 +306,7 @@ impl Sequencer {
             let stream = record.event().body.stream;
             AppendError::EventIdConflict {
                 id: *id,
-                stream: name::Name::new(stream, usize::MAX)
-                    .expect("it was one when it was written"),
+                stream: Name::new(stream, usize::MAX).expect("it was one when it was written"),
                 position,
             }
         };
@@ -340,14 +350,15 @@ impl Sequencer {
         let looked = condition.checked_at_micros <= now_micros;
         let checked = if looked { condition.checked } else { Position::ZERO };
         let dropped = self.log.log().first().previous();
-        let range = (condition.after.max(checked).max(dropped), self.head);
+        let after = condition.after.max(checked).max(dropped);
         let (history, filter) = (&self.history, &condition.filter);
+        let reader = self.log.reader(self.head);
         let mut visibility = (!history.retention.is_empty(self.head))
-            .then(|| history.retention.visibility(history, self.log.reader(self.head), now_micros));
+            .then(|| history.retention.visibility(history, reader.clone(), now_micros));
         // A budget would have to be the same everywhere, and this one is never used up.
         let (budget, max) = (u32::MAX, BREAKING_POSITIONS_MAX);
         let (positions, _) =
-            plan::matches(filter, history, range, max, budget, visibility.as_mut());
+            plan::matches(filter, history, &reader, after, max, budget, visibility.as_mut());
         if positions.is_empty() {
             return Ok(());
         }
@@ -386,15 +397,34 @@ impl Sequencer {
                 events -= 1;
                 *done = done.next();
                 let record = segment.record(*done);
-                let event = record.event();
-                let body = &event.body;
-                history.streams.forget(body.stream, floor, permit);
-                history.categories.forget(name::category(body.stream), floor, permit);
-                history.types.forget(body.event_type, floor, permit);
-                for tag in &body.tags {
-                    history.tags.forget(tag, floor, permit);
-                }
+                format::for_each_indexed(format::message(&record), |indexed| {
+                    match indexed {
+                        Indexed::Stream(stream) => {
+                            history.streams.forget(stream, floor, permit);
+                            history.categories.forget(name::category(stream), floor, permit);
+                        }
+                        Indexed::Type(name) => history.types.forget(name, floor, permit),
+                        Indexed::Tag(tag) => history.tags.forget(tag, floor, permit),
+                        Indexed::Metadata(key, value) => {
+                            if let Some(index) = history.metadata(key) {
+                                index.values.forget(value, floor, permit);
+                            }
+                        }
+                        Indexed::OccurredAt(_)
+                        | Indexed::Correlation(_)
+                        | Indexed::Causation(_) => {}
+                    }
+                    true
+                });
             }
+            let Columns { streams, categories, types, occurred } = &history.columns;
+            let metadata = history.metadata.iter().map(|index| &index.column);
+            for column in [streams, categories, types].into_iter().chain(metadata) {
+                column.forget(floor, permit);
+            }
+            occurred.forget(floor, permit);
+            history.correlations.forget(floor, permit);
+            history.causations.forget(floor, permit);
             self.dropped.pop_front();
         }
     }
@@ -412,10 +442,7 @@ impl Sequencer {
 
     /// How many bytes events and what finds them have.
     fn memory(&self) -> usize {
-        let history = &self.history;
-        let names = [&history.streams, &history.categories, &history.types, &history.tags];
-        let indexes: usize = names.iter().map(|map| map.allocated()).sum();
-        self.log.size() + indexes + self.ids.allocated() + history.retention.allocated()
+        self.log.size() + self.history.indexes_allocated() + self.ids.allocated()
     }
 
     /// How many events the stream has, published or not.
@@ -447,43 +474,100 @@ impl Sequencer {
         self.bytes.extend_from_slice(&seal);
     }
 
-    /// Notes the event that was written behind the head in every index, and moves the head.
-    fn index<'a>(
-        &mut self,
-        place: Place,
-        stream: &str,
-        event_type: &str,
-        tags: impl Iterator<Item = &'a str>,
-    ) {
+    /// Notes the event that was written behind the head, whose record has this message, in every index, and
+    /// moves the head.
+    fn index(&mut self, place: Place, message: &[u8]) {
         let (permit, history) = (&mut self.permit, &*self.history);
-        let position = self.head.next();
+        let (position, floor) = (self.head.next(), history.log.first());
         self.ids.insert(place, position);
-        history.streams.push(stream, position, permit);
-        history.categories.push(name::category(stream), position, permit);
-        history.types.push(event_type, position, permit);
-        for tag in tags {
-            history.tags.push(tag, position, permit);
+        let columns = &history.columns;
+        let (mut correlation, mut causation) = (None, None);
+        self.codes.clear();
+        self.codes.resize(history.metadata.len(), 0);
+        format::for_each_indexed(message, |indexed| {
+            match indexed {
+                Indexed::OccurredAt(moment) => {
+                    columns.occurred.push(position, Some(moment.seconds()), permit);
+                }
+                Indexed::Stream(stream) => {
+                    let code = history.streams.push(stream, position, permit);
+                    columns.streams.push(position, code, permit);
+                    let code = history.categories.push(name::category(stream), position, permit);
+                    columns.categories.push(position, code, permit);
+                }
+                Indexed::Type(name) => {
+                    let code = history.types.push(name, position, permit);
+                    columns.types.push(position, code, permit);
+                }
+                Indexed::Correlation(id) => correlation = Some(id),
+                Indexed::Causation(id) => causation = Some(id),
+                Indexed::Metadata(key, value) => {
+                    let index = history.metadata.iter().position(|it| it.key.as_str() == key);
+                    if let Some(index) = index {
+                        let values = &history.metadata[index].values;
+                        self.codes[index] = values.push(value, position, permit);
+                    }
+                }
+                Indexed::Tag(tag) => {
+                    history.tags.push(tag, position, permit);
+                }
+            }
+            true
+        });
+        history.correlations.push(correlation, position, floor, permit);
+        history.causations.push(causation, position, floor, permit);
+        for (index, code) in history.metadata.iter().zip(&self.codes) {
+            index.column.push(position, *code, permit);
         }
         self.head = position;
     }
 
     /// The same for what is left of a removed event: its id and its place in its stream.
     fn index_removed(&mut self, place: Place, stream: &str) {
-        let position = self.head.next();
+        let (permit, history) = (&mut self.permit, &*self.history);
+        let (position, floor) = (self.head.next(), history.log.first());
         self.ids.insert(place, position);
-        self.history.streams.push(stream, position, &mut self.permit);
+        let Columns { streams, categories, types, occurred } = &history.columns;
+        streams.push(position, history.streams.push(stream, position, permit), permit);
+        let metadata = history.metadata.iter().map(|index| &index.column);
+        for column in [categories, types].into_iter().chain(metadata) {
+            column.push(position, 0, permit);
+        }
+        occurred.push(position, None, permit);
+        history.correlations.push(None, position, floor, permit);
+        history.causations.push(None, position, floor, permit);
         self.head = position;
     }
 
     /// Takes indexes that were made before. For a log that was read back, before [`Sequencer::restore`],
     /// and before anyone has the history.
     pub fn take_indexes(&mut self, indexes: Indexes) {
-        let Indexes { head, streams, categories, types, tags, ids, .. } = indexes;
-        let log = Arc::clone(self.log.log());
-        let index = Arc::clone(ids.index());
-        let retention = Retention::default();
-        self.history =
-            Arc::new(History { log, streams, categories, types, tags, ids: index, retention });
+        let Indexes {
+            head,
+            streams,
+            categories,
+            types,
+            tags,
+            correlations,
+            causations,
+            metadata,
+            columns,
+            ids,
+            digest: _,
+        } = indexes;
+        self.history = Arc::new(History {
+            log: Arc::clone(self.log.log()),
+            streams,
+            categories,
+            types,
+            tags,
+            correlations,
+            causations,
+            metadata,
+            columns,
+            ids: Arc::clone(ids.index()),
+            retention: Retention::default(),
+        });
         self.ids = ids;
         self.head = head;
         let reader = self.log.reader(head);
@@ -526,7 +610,7 @@ impl Sequencer {
                 if record[0] == format::REMOVED_TAG {
                     self.index_removed(place, body.stream);
                 } else {
-                    self.index(place, body.stream, body.event_type, body.tags.iter().copied());
+                    self.index(place, format::message(record));
                 }
                 if body.stream.starts_with('$') {
                     // Nobody sees anything before the end.

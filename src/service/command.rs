@@ -61,10 +61,10 @@ impl CommandService {
         condition.checked = condition.after.max(reader.first().previous());
         condition.checked_at_micros = visibility.as_ref().map_or(0, Visibility::now_micros);
         while condition.checked < head {
-            let range = (condition.checked, head);
-            let (filter, budget) = (&condition.filter, JUMPS_BETWEEN_YIELDS);
+            let (filter, after) = (&condition.filter, condition.checked);
+            let (budget, visibility) = (JUMPS_BETWEEN_YIELDS, visibility.as_mut());
             let (found, seen) =
-                plan::matches(filter, history, range, 1, budget, visibility.as_mut());
+                plan::matches(filter, history, &reader, after, 1, budget, visibility);
             if let Some(position) = found.first() {
                 // The sequencer finds it at its first jump, and decides: a repeat is answered as the
                 // first call was, whatever its conditions.

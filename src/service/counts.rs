@@ -4,12 +4,16 @@
 //! and the rest event by event, in steps between which other tasks get their turn.
 
 use crate::core::{
-    filter::{Filter, plan},
+    filter::{
+        Filter,
+        plan::{Cursor, Direction},
+    },
     history::History,
     index::{
         map::{Entry, IndexMap},
         positions::Positions,
     },
+    log::Reader,
     name::{self, Name},
     position::Position,
     retention::Visibility,
@@ -18,15 +22,15 @@ use crate::core::{
 /// So many events or streams are counted before other tasks get their turn.
 const COUNTED_BETWEEN_YIELDS: usize = 4096;
 
-/// How many events up to `head` `filter` matches.
+/// How many events that `reader` sees `filter` matches.
 pub async fn of_filter(
     history: &History,
     filter: &Filter,
-    head: Position,
-    mut visibility: Option<Visibility>,
+    reader: &Reader,
+    visibility: Option<Visibility>,
 ) -> u64 {
-    let mut seen = visibility.as_ref().map_or(Position::ZERO, |it| it.reader().first().previous());
-    visibility = visibility.filter(|it| !it.hides_dropped_only());
+    let (head, before) = (reader.head(), reader.first().previous());
+    let mut visibility = visibility.filter(|it| !it.hides_dropped_only());
     if let Some(visibility) = &mut visibility {
         if filter.is_everything() {
             return of_streams(history, "", |_| true, visibility).await.0;
@@ -36,21 +40,26 @@ pub async fn of_filter(
         }
     } else {
         if filter.is_everything() {
-            return head.get() - seen.get();
+            return head.get() - before.get();
         }
-        if let Some(count) = by_index(history, filter, (seen, head)) {
+        if let Some(count) = by_index(history, filter, (before, head)) {
             return count;
         }
     }
-    let mut count = 0;
-    while seen < head {
-        let max = COUNTED_BETWEEN_YIELDS;
-        let budget = 2 * u32::try_from(max).expect("a small number");
-        let visibility = visibility.as_mut();
-        let (found, reached) =
-            plan::matches(filter, history, (seen, head), max, budget, visibility);
-        count += found.len() as u64;
-        seen = reached;
+    let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
+    let mut next = Some(before.next());
+    let (mut count, mut found) = (0, Vec::with_capacity(COUNTED_BETWEEN_YIELDS));
+    while let Some(from) = next {
+        let mut budget = u32::try_from(2 * COUNTED_BETWEEN_YIELDS).expect("a small number");
+        found.clear();
+        next = cursor.fill(from, reader, &mut budget, COUNTED_BETWEEN_YIELDS, &mut found);
+        count += match &mut visibility {
+            None => found.len() as u64,
+            Some(visibility) => {
+                let visible = |position: &&u64| !visibility.hides(Position::new(**position));
+                found.iter().filter(visible).count() as u64
+            }
+        };
         tokio::task::yield_now().await;
     }
     count

@@ -314,7 +314,7 @@ impl QueryService {
     pub async fn count(&self, filter: &Filter) -> (u64, Position) {
         let reader = self.history.log.reader();
         let visibility = self.visibility(&reader);
-        (counts::of_filter(&self.history, filter, reader.head(), visibility).await, reader.head())
+        (counts::of_filter(&self.history, filter, &reader, visibility).await, reader.head())
     }
 }
 

@@ -96,10 +96,7 @@ impl Scan {
         let walk = if filter.is_everything() && direction == Direction::Forwards {
             Walk::Slices
         } else {
-            Walk::Picked {
-                cursor: Cursor::new(filter, history, reader.head(), direction),
-                direction,
-            }
+            Walk::Picked { cursor: Cursor::new(filter, history, &reader, direction), direction }
         };
         let reached = match direction {
             Direction::Backwards if after == Position::ZERO => reader.head().next(),
@@ -312,7 +309,7 @@ impl Scan {
                     Direction::Forwards => self.reached.next(),
                     Direction::Backwards => self.reached.previous(),
                 };
-                match cursor.seek(from, jumps) {
+                match cursor.seek(from, reader, jumps) {
                     Step::Found(position) if position < reader.first() => {
                         self.reached = Position::ZERO;
                         (None, false)

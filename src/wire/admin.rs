@@ -73,6 +73,12 @@ impl admin_service_server::AdminService for Admin {
                 Some(SyncMode::Interval(interval)) => format!("interval={interval:?}"),
                 Some(SyncMode::Never) => "never".to_owned(),
             },
+            query_cache: None,
+            indexed_metadata_keys: history
+                .metadata
+                .iter()
+                .map(|index| index.key.to_string())
+                .collect(),
         }))
     }
 
@@ -181,7 +187,7 @@ fn memory(store: &Store) -> Memory {
     let history = store.history();
     let (segment_bytes, offset_bytes) = history.log.allocated();
     let (in_memory, in_files) = history.log.size();
-    let postings = [&history.categories, &history.types, &history.tags];
+    let metadata = history.metadata.iter().map(|index| index.values.allocated() as u64);
     Memory {
         segment_bytes: segment_bytes as u64,
         event_bytes: in_memory as u64,
@@ -190,7 +196,15 @@ fn memory(store: &Store) -> Memory {
         offset_bytes: offset_bytes as u64,
         event_id_bytes: history.ids.allocated() as u64,
         stream_bytes: history.streams.allocated() as u64,
-        posting_bytes: postings.iter().map(|map| map.allocated() as u64).sum(),
+        category_bytes: history.categories.allocated() as u64,
+        type_bytes: history.types.allocated() as u64,
+        tag_bytes: history.tags.allocated() as u64,
+        correlation_bytes: history.correlations.allocated() as u64,
+        causation_bytes: history.causations.allocated() as u64,
+        metadata_bytes: metadata.sum(),
+        column_bytes: history.columns_allocated() as u64,
+        retention_bytes: history.retention.allocated() as u64,
+        query_cache_bytes: 0,
         resident_bytes: resident_bytes().unwrap_or(0),
     }
 }

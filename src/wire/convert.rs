@@ -12,7 +12,7 @@ use crate::{
         append::{Committed, Condition, Proposal, Write},
         clock::Timestamp,
         event::NewEvent,
-        filter::{Clause, Filter, plan::Direction},
+        filter::plan::Direction,
         limits::Limits,
         log::format::{Body, Data},
         name::{Name, NameError},
@@ -25,13 +25,11 @@ use crate::{
 };
 
 /// A tag, a metadata key, a correlation or causation id: at most so many bytes.
-const TEXT_BYTES_MAX: usize = 256;
-const METADATA_VALUE_BYTES_MAX: usize = 4096;
+pub(super) const TEXT_BYTES_MAX: usize = 256;
+pub(super) const METADATA_VALUE_BYTES_MAX: usize = 4096;
 const CONTENT_TYPE_BYTES_MAX: usize = 128;
 const WRITES_MAX: usize = 1000;
 const CONDITIONS_MAX: usize = 16;
-const FILTERS_MAX: usize = 32;
-const FILTER_VALUES_MAX: usize = 1000;
 const PAGE_SIZE_DEFAULT: u32 = 100;
 const PAGE_SIZE_MAX: u32 = 1000;
 const BATCH_SIZE_DEFAULT: u32 = 1000;
@@ -87,7 +85,7 @@ impl<'a> At<'a> {
         At::Field(self, name)
     }
 
-    fn index(&'a self, index: usize) -> At<'a> {
+    pub(super) fn index(&'a self, index: usize) -> At<'a> {
         At::Index(self, index)
     }
 }
@@ -112,6 +110,11 @@ impl Check {
         self.0.push(Violation { field: at.to_string(), description: what.to_string() });
     }
 
+    /// How many things are wrong so far.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, InvalidRequest> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
@@ -133,7 +136,7 @@ impl Check {
         }
     }
 
-    fn names(&mut self, at: At<'_>, texts: &[String], bytes_max: usize) -> Vec<Name> {
+    pub(super) fn names(&mut self, at: At<'_>, texts: &[String], bytes_max: usize) -> Vec<Name> {
         let mut names = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             names.extend(self.name(at.index(index), text, bytes_max));
@@ -159,7 +162,7 @@ impl Check {
         self.name(at, text, limits.stream_name_bytes_max)
     }
 
-    fn at_most(&mut self, at: At<'_>, actual: usize, max: usize, what: &str) -> bool {
+    pub(super) fn at_most(&mut self, at: At<'_>, actual: usize, max: usize, what: &str) -> bool {
         if actual > max {
             self.wrong(at, format_args!("has {actual} {what}, at most {max} are allowed"));
         }
@@ -278,7 +281,11 @@ impl Check {
         Some((data, recorded))
     }
 
-    fn timestamp(&mut self, at: At<'_>, moment: prost_types::Timestamp) -> Option<Timestamp> {
+    pub(super) fn timestamp(
+        &mut self,
+        at: At<'_>,
+        moment: prost_types::Timestamp,
+    ) -> Option<Timestamp> {
         let checked = Timestamp::new(moment.seconds, i64::from(moment.nanos));
         if checked.is_none() {
             self.wrong(at, "is not a moment between year 1 and year 9999");
@@ -415,41 +422,11 @@ impl Check {
         let mut checked = Vec::with_capacity(conditions.len());
         for (index, condition) in conditions.into_iter().enumerate() {
             let v1::AppendCondition { filters, after } = condition;
-            let filter = self.filter(&field.index(index), filters, limits);
+            let filter = self.condition_filter(&field.index(index), filters, limits);
             let after = Position::new(after);
             checked.push(Condition { filter, after, checked: after, checked_at_micros: 0 });
         }
         checked
-    }
-
-    fn filter(&mut self, at: &At<'_>, filters: Vec<v1::Filter>, limits: &Limits) -> Filter {
-        let field = at.field("filters");
-        self.at_most(field, filters.len(), FILTERS_MAX, "entries");
-        let mut clauses = Vec::with_capacity(filters.len().min(FILTERS_MAX));
-        let mut values = 0;
-        for (index, filter) in filters.into_iter().take(FILTERS_MAX).enumerate() {
-            let at = field.index(index);
-            let v1::Filter { streams, categories, types, tags, tags_all } = filter;
-            let count =
-                streams.len() + categories.len() + types.len() + tags.len() + tags_all.len();
-            values += count;
-            if count == 0 {
-                self.wrong(at, "names nothing; leave it out to mean every event");
-            }
-            if values > FILTER_VALUES_MAX {
-                self.wrong(field, format_args!("have more than {FILTER_VALUES_MAX} values"));
-                break;
-            }
-            let stream_max = limits.stream_name_bytes_max;
-            clauses.push(Clause {
-                streams: self.names(at.field("streams"), &streams, stream_max),
-                categories: self.names(at.field("categories"), &categories, stream_max),
-                types: self.names(at.field("types"), &types, limits.event_type_bytes_max),
-                tags: self.names(at.field("tags"), &tags, TEXT_BYTES_MAX),
-                tags_all: self.names(at.field("tags_all"), &tags_all, TEXT_BYTES_MAX),
-            });
-        }
-        Filter { clauses }
     }
 }
 
@@ -540,13 +517,6 @@ pub fn committed(streams: Vec<String>, committed: &Committed) -> v1::CommitRespo
 pub fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
     let nanos = i32::try_from(moment.nanos()).expect("below 10^9");
     prost_types::Timestamp { seconds: moment.seconds(), nanos }
-}
-
-/// Filters by themselves.
-pub fn filter(filters: Vec<v1::Filter>, limits: &Limits) -> Result<Filter, InvalidRequest> {
-    let mut check = Check::default();
-    let filter = check.filter(&At::Root, filters, limits);
-    check.finish(Some(filter))
 }
 
 /// A name of a stream to read.

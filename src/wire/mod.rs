@@ -7,6 +7,7 @@ pub mod codec;
 pub mod command;
 pub mod convert;
 pub mod empty;
+pub mod filter;
 pub mod query;
 mod settings;
 pub mod status;

@@ -8,9 +8,9 @@ use tonic::{Request, Response, Status};
 use super::{
     Answers, answers,
     block::EventBlock,
-    call, convert,
+    call, convert, filter,
     proto::v1::{
-        CountRequest, CountResponse, GetEventRequest, GetEventResponse, GetRetentionRequest,
+        self, CountRequest, CountResponse, GetEventRequest, GetEventResponse, GetRetentionRequest,
         GetRetentionResponse, GetStreamRequest, GetStreamResponse, ListCategoriesRequest,
         ListCategoriesResponse, ListEventTypesRequest, ListEventTypesResponse, ListStreamsRequest,
         ListStreamsResponse, ReadAllRequest, ReadStreamRequest, RecordedEvent,
@@ -76,7 +76,7 @@ impl query_service_server::QueryService for Queries {
         let ReadAllRequest { direction, after, limit, filters, min_position } =
             request.into_inner();
         let direction = convert::direction(direction)?;
-        let filter = convert::filter(filters, &self.limits)?;
+        let filter = filter::filter(filters, &self.limits)?;
         self.reach(min_position, patience).await?;
         let after = Position::new(after);
         Ok(blocks(self.service.read_all(&filter, direction, after, limit)?))
@@ -170,7 +170,7 @@ impl query_service_server::QueryService for Queries {
     ) -> Result<Response<CountResponse>, Status> {
         let patience = call::patience(request.metadata());
         let CountRequest { filters, min_position } = request.into_inner();
-        let filter = convert::filter(filters, &self.limits)?;
+        let filter = filter::filter(filters, &self.limits)?;
         self.reach(min_position, patience).await?;
         let (count, position) = self.service.count(&filter).await;
         Ok(Response::new(CountResponse { count, position: position.get() }))
@@ -185,6 +185,60 @@ impl query_service_server::QueryService for Queries {
         self.reach(min_position, patience).await?;
         let facts = self.service.retention(&scope);
         Ok(Response::new(settings::retention(&scope, &facts)))
+    }
+
+    type SearchStream = Answers<v1::SearchResponse>;
+    async fn search(
+        &self,
+        _: Request<v1::SearchRequest>,
+    ) -> Result<Response<Self::SearchStream>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+    type GetCorrelationStream = Answers<v1::GetCorrelationResponse>;
+    async fn get_correlation(
+        &self,
+        _: Request<v1::GetCorrelationRequest>,
+    ) -> Result<Response<Self::GetCorrelationStream>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+    async fn get_statistics(
+        &self,
+        _: Request<v1::GetStatisticsRequest>,
+    ) -> Result<Response<v1::GetStatisticsResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+    type WatchStatisticsStream = Answers<v1::WatchStatisticsResponse>;
+    async fn watch_statistics(
+        &self,
+        _: Request<v1::WatchStatisticsRequest>,
+    ) -> Result<Response<Self::WatchStatisticsStream>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+    async fn get_trends(
+        &self,
+        _: Request<v1::GetTrendsRequest>,
+    ) -> Result<Response<v1::GetTrendsResponse>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+    type WatchTrendsStream = Answers<v1::WatchTrendsResponse>;
+    async fn watch_trends(
+        &self,
+        _: Request<v1::WatchTrendsRequest>,
+    ) -> Result<Response<Self::WatchTrendsStream>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+    type ReplayStream = Answers<v1::ReplayResponse>;
+    async fn replay(
+        &self,
+        _: Request<v1::ReplayRequest>,
+    ) -> Result<Response<Self::ReplayStream>, Status> {
+        Err(Status::unimplemented("soon"))
+    }
+    async fn explain(
+        &self,
+        _: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        Err(Status::unimplemented("soon"))
     }
 }
 

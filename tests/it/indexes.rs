@@ -110,7 +110,7 @@ proptest! {
         let (mut sequencer, head) = open(&segments);
         let (name, indexes) = snapshot::read_newest(&index).expect("one was written");
         let damaged = damaged == Some(name);
-        match indexes.and_then(|indexes| indexes.check(&sequencer.reader(head))) {
+        match indexes.and_then(|indexes| indexes.check(&sequencer.reader(head), &[])) {
             Ok(indexes) => {
                 prop_assert!(!damaged);
                 prop_assert!(indexes.head.get() >= written_at as u64);
@@ -172,7 +172,7 @@ fn the_indexes_of_another_log_are_not_used() {
     let check = |segments| {
         let (sequencer, head) = open(segments);
         let (_, indexes) = snapshot::read_newest(&index).unwrap();
-        indexes.and_then(|indexes| indexes.check(&sequencer.reader(head))).err()
+        indexes.and_then(|indexes| indexes.check(&sequencer.reader(head), &[])).err()
     };
     assert!(check(&one).is_none());
     assert!(matches!(check(&other), Some(SnapshotError::OtherLog)));

@@ -309,7 +309,7 @@ fn open(folder: Option<&TempDir>, segment_size: usize, clock: &Arc<ManualClock>)
                     .unwrap();
             if let Some((_, indexes)) = written {
                 let reader = sequencer.reader(recovered.head);
-                sequencer.take_indexes(indexes.unwrap().check(&reader).unwrap());
+                sequencer.take_indexes(indexes.unwrap().check(&reader, &[]).unwrap());
             }
             sequencer.restore(recovered.head, |_| {});
             sequencer

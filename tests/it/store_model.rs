@@ -222,6 +222,7 @@ fn filters() -> impl Strategy<Value = Filter> {
             types,
             tags,
             tags_all,
+            ..Clause::default()
         })
         .prop_filter("names something", |clause| clause.size() > 0);
     proptest::collection::vec(clause, 0..3).prop_map(|clauses| Filter { clauses })

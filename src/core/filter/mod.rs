@@ -1,11 +1,14 @@
 //! Which events: a filter, and the cursor that walks what it picks.
 //!
-//! Everything a filter can name is indexed, so a cursor's steps are proportional to what the rarest
-//! part of the filter matches, never to the log.
+//! What an index knows makes a cursor's steps proportional to what the rarest part of the filter matches.
+//! The rest ([`text`], [`json`], metadata that is not indexed) is looked for in the events that are left.
 
+pub mod json;
 pub mod plan;
+pub mod text;
 
-use super::name::Name;
+use self::{json::JsonMatch, text::TextMatch};
+use super::{clock::Timestamp, name::Name};
 
 /// Events that match any of the clauses; every event where there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,12 +20,37 @@ pub struct Filter {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Clause {
     pub streams: Vec<Name>,
+    /// Beginnings of streams' names.
+    pub stream_prefixes: Vec<Name>,
     pub categories: Vec<Name>,
     pub types: Vec<Name>,
     /// Events that have at least one of these.
     pub tags: Vec<Name>,
     /// Events that have all of these.
     pub tags_all: Vec<Name>,
+    pub correlation_ids: Vec<Name>,
+    pub causation_ids: Vec<Name>,
+    /// Events that match each of these.
+    pub metadata: Vec<MetadataMatch>,
+    pub occurred: TimeRange,
+    pub recorded: TimeRange,
+    pub text: Option<TextMatch>,
+    /// Events that match each of these.
+    pub json: Vec<JsonMatch>,
+}
+
+/// Events that have this metadata key, with one of these values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataMatch {
+    pub key: Name,
+    pub values: Vec<String>,
+}
+
+/// Moments from one on and before another; all where neither is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeRange {
+    pub from: Option<Timestamp>,
+    pub to: Option<Timestamp>,
 }
 
 impl Filter {
@@ -30,14 +58,65 @@ impl Filter {
     pub fn is_everything(&self) -> bool {
         self.clauses.is_empty()
     }
+
+    /// Whether names that are always indexed are all that it names.
+    pub fn is_indexed(&self) -> bool {
+        self.clauses.iter().all(|clause| {
+            let Clause {
+                streams: _,
+                stream_prefixes,
+                categories: _,
+                types: _,
+                tags: _,
+                tags_all: _,
+                correlation_ids: _,
+                causation_ids: _,
+                metadata,
+                occurred,
+                recorded,
+                text,
+                json,
+            } = clause;
+            stream_prefixes.is_empty()
+                && metadata.is_empty()
+                && occurred.is_everything()
+                && recorded.is_everything()
+                && text.is_none()
+                && json.is_empty()
+        })
+    }
 }
 
 impl Clause {
     /// How many values it names.
     pub fn size(&self) -> usize {
-        [&self.streams, &self.categories, &self.types, &self.tags, &self.tags_all]
-            .iter()
-            .map(|values| values.len())
-            .sum()
+        let names = [
+            &self.streams,
+            &self.stream_prefixes,
+            &self.categories,
+            &self.types,
+            &self.tags,
+            &self.tags_all,
+            &self.correlation_ids,
+            &self.causation_ids,
+        ];
+        let names: usize = names.iter().map(|values| values.len()).sum();
+        let metadata: usize = self.metadata.iter().map(|entry| entry.values.len()).sum();
+        let times = [self.occurred, self.recorded];
+        let times = times.iter().filter(|range| !range.is_everything()).count();
+        let texts = self.text.as_ref().map_or(0, |text| text.texts().len());
+        names + metadata + times + texts + self.json.len()
+    }
+}
+
+impl TimeRange {
+    /// Whether every moment is in it.
+    pub fn is_everything(&self) -> bool {
+        self.from.is_none() && self.to.is_none()
+    }
+
+    /// Whether `moment` is in it.
+    pub fn contains(&self, moment: Timestamp) -> bool {
+        self.from.is_none_or(|from| from <= moment) && self.to.is_none_or(|to| moment < to)
     }
 }

@@ -1,17 +1,42 @@
 //! A filter over the indexes as of now: a cursor that jumps from match to match.
 //!
+//! ```text
+//! types: Paid            1 . . 4 . 6 . . 9 .       candidates: where all indexes agree
+//! metadata.userId: u7    . 2 . 4 . 6 . . 9 .  ──►  4 6 9  ──► checks: time, text, JSON  ──►  6
+//! ```
+//!
 //! Unions take the least of their parts, intersections leapfrog: each part in turn jumps to where the
 //! others are, until all agree (Veldhuizen, Leapfrog Triejoin, 2014, the unary case). Both directions
-//! are the same walk over keys that rise: a position itself, or its distance from the end.
+//! are the same walk over keys that rise: a position itself, or its distance from the end. What no index
+//! knows is looked for in the candidates, the cheapest first.
 
-use super::{Clause, Filter};
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use super::{Clause, Filter, MetadataMatch, TimeRange, json::JsonMatch, text::TextMatch};
 use crate::core::{
+    clock::Timestamp,
     history::History,
-    index::{map::IndexMap, positions::Positions},
+    index::{
+        column::{self, TimeView},
+        map::IndexMap,
+        positions::{Positions, Walk},
+        shared_ids::{Candidates, SharedIds},
+    },
+    log::{
+        Reader,
+        format::{self, Data, Indexed},
+    },
     name::Name,
     position::Position,
     retention::Visibility,
 };
+
+/// A prefix of more streams is looked for in the candidates' names.
+const PREFIX_STREAMS_MAX: usize = 4096;
+/// A union of more parts keeps them in a heap.
+const PARTS_WALKED_MAX: usize = 8;
+/// So many bytes of data are looked through for one unit of a budget: about the time of a jump.
+const BYTES_A_JUMP: usize = 512;
 
 /// Which way to walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +54,39 @@ pub enum Step {
     Paused(Position),
     /// Nothing more matches.
     End,
+}
+
+/// What a cursor has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Jumps from candidate to candidate, or to find one.
+    pub steps: u64,
+    /// Records that were read.
+    pub examined: u64,
+    /// Bytes of data that were looked through.
+    pub examined_bytes: u64,
+}
+
+/// How a clause is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub indexes: Vec<IndexUse>,
+    /// What is looked for in the candidates.
+    pub checks: Vec<&'static str>,
+    /// The first and the last position that are looked at; none are where the first is greater.
+    pub range: (Position, Position),
+    /// At most so many events have to be looked at.
+    pub candidates_max: u64,
+}
+
+/// An index, and what it knows of a clause's values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexUse {
+    pub index: String,
+    /// How many of the values it has.
+    pub values: u64,
+    /// How many events it has for them, at most.
+    pub events: u64,
 }
 
 /// The next key, or how far the search has come.
@@ -59,31 +117,55 @@ impl Direction {
     }
 }
 
-/// Walks what a filter picks of the history as of one moment.
+/// Walks what a filter picks of the history as of one moment. It holds no part of the log.
 pub struct Cursor {
     root: Node,
     direction: Direction,
     head: Position,
+    cost: Cost,
+}
+
+/// What a step looks at, and may use up.
+struct Work<'a> {
+    reader: &'a Reader,
+    direction: Direction,
+    budget: &'a mut u32,
+    cost: &'a mut Cost,
+}
+
+impl Work<'_> {
+    /// Takes so much of the budget; not if it is used up.
+    fn take(&mut self, units: usize) -> bool {
+        if *self.budget == 0 {
+            return false;
+        }
+        self.cost.steps += 1;
+        *self.budget = self.budget.saturating_sub(u32::try_from(units).unwrap_or(u32::MAX));
+        true
+    }
 }
 
 impl Cursor {
-    /// A cursor over `history` up to `head`, a watermark that was taken before.
-    pub fn new(filter: &Filter, history: &History, head: Position, direction: Direction) -> Self {
-        let clause = |clause| Node::of_clause(clause, history, direction);
+    /// A cursor over what `reader` sees of `history`.
+    pub fn new(filter: &Filter, history: &History, reader: &Reader, direction: Direction) -> Self {
+        let clause = |clause| Parts::of(clause, history, reader).into_node();
         let root = match &filter.clauses[..] {
             [] => Node::Everything,
             [one] => clause(one),
             many => Node::any(many.iter().map(clause).collect()),
         };
-        Self { root, direction, head }
+        Self { root, direction, head: reader.head(), cost: Cost::default() }
     }
 
     /// The first match at `from` or behind it in the cursor's direction. Calls only ever go on in that
-    /// direction. `budget` is how many jumps it may make, and is taken from.
-    pub fn seek(&mut self, from: Position, budget: &mut u32) -> Step {
-        let from = if self.direction == Direction::Backwards { from.min(self.head) } else { from };
-        let next = self.root.seek(self.direction.key(from.get()), budget);
-        let position = |key| Position::new(self.direction.key(key));
+    /// direction. `reader` sees what the cursor was made for, but for what was dropped since. `budget` is
+    /// about how many jumps it may make, and is taken from.
+    pub fn seek(&mut self, from: Position, reader: &Reader, budget: &mut u32) -> Step {
+        let direction = self.direction;
+        let from = if direction == Direction::Backwards { from.min(self.head) } else { from };
+        let mut work = Work { reader, direction, budget, cost: &mut self.cost };
+        let next = self.root.seek(direction.key(from.get()), &mut work);
+        let position = |key| Position::new(direction.key(key));
         let outside = |at: Position| at == Position::ZERO || at > self.head;
         match next {
             Next::Found(key) if !outside(position(key)) => Step::Found(position(key)),
@@ -91,24 +173,76 @@ impl Cursor {
             _ => Step::End,
         }
     }
+
+    /// Adds the matches from `from` on to `out`, until it has `max` or the budget is used up. Of a cursor
+    /// forwards. Where to go on; `None`: there are no more.
+    pub fn fill(
+        &mut self,
+        from: Position,
+        reader: &Reader,
+        budget: &mut u32,
+        max: usize,
+        out: &mut Vec<u64>,
+    ) -> Option<Position> {
+        let head = self.head;
+        match &self.root {
+            Node::Everything => {
+                let room = (max - out.len()) as u64;
+                out.extend(from.get()..=head.get().min(from.get().saturating_add(room) - 1));
+            }
+            Node::List(walk) => walk.positions().fill(from, head, max, out),
+            _ => {
+                let mut from = from;
+                while out.len() < max {
+                    match self.seek(from, reader, budget) {
+                        Step::Found(position) => {
+                            out.push(position.get());
+                            from = position.next();
+                        }
+                        Step::Paused(position) => return Some(position),
+                        Step::End => return None,
+                    }
+                }
+                return Some(from);
+            }
+        }
+        *budget = budget.saturating_sub(u32::try_from(out.len() / 16).unwrap_or(u32::MAX));
+        let last = out.last().filter(|_| out.len() == max)?;
+        Some(Position::new(last + 1)).filter(|next| *next <= head)
+    }
+
+    /// What it has done so far.
+    pub fn cost(&self) -> Cost {
+        self.cost
+    }
 }
 
-/// The first positions after `after`, up to `to`, that `filter` matches and that are not hidden: at most
-/// `max`, with at most `budget` jumps and hidden matches. The second value says up to where it has looked.
-/// `to` is a watermark that was taken before, or the sequencer's head.
+/// How each clause of `filter` is answered from what `reader` sees of `history`; of no clause: one plan for
+/// every event.
+pub fn explain(filter: &Filter, history: &History, reader: &Reader) -> Vec<Plan> {
+    if filter.is_everything() {
+        return vec![Parts::of(&Clause::default(), history, reader).plan()];
+    }
+    filter.clauses.iter().map(|clause| Parts::of(clause, history, reader).plan()).collect()
+}
+
+/// The first positions after `after`, up to `reader`'s head, that `filter` matches and that are not hidden: at
+/// most `max`, with at most `budget` jumps and hidden matches. The second value says up to where it has
+/// looked. `reader` sees what is published, or what the sequencer has written.
 pub fn matches(
     filter: &Filter,
     history: &History,
-    (after, to): (Position, Position),
+    reader: &Reader,
+    after: Position,
     max: usize,
     mut budget: u32,
     mut visibility: Option<&mut Visibility>,
 ) -> (Vec<Position>, Position) {
     let mut found = Vec::new();
-    let mut cursor = Cursor::new(filter, history, to, Direction::Forwards);
+    let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
     let mut from = after.next();
     loop {
-        match cursor.seek(from, &mut budget) {
+        match cursor.seek(from, reader, &mut budget) {
             Step::Found(position) => {
                 from = position.next();
                 if visibility.as_mut().is_some_and(|visibility| visibility.hides(position)) {
@@ -121,67 +255,466 @@ pub fn matches(
                 }
             }
             Step::Paused(position) => return (found, position.previous()),
-            Step::End => return (found, to.max(after)),
+            Step::End => return (found, reader.head().max(after)),
         }
     }
+}
+
+/// What a clause comes to: indexes, what they do not know, and where.
+struct Parts {
+    factors: Vec<Factor>,
+    checks: Vec<Check>,
+    /// The first and the last position.
+    range: (u64, u64),
+}
+
+/// An index's part.
+struct Factor {
+    node: Node,
+    events: u64,
+    values: u64,
+    index: String,
+}
+
+impl Factor {
+    fn new(index: impl Into<String>, parts: Vec<(Node, u64)>) -> Self {
+        let values = parts.len() as u64;
+        let events = parts.iter().map(|(_, events)| events).sum();
+        let node = Node::any(parts.into_iter().map(|(node, _)| node).collect());
+        Self { node, events, values, index: index.into() }
+    }
+
+    /// The events that have any of these names.
+    fn of_map<'a>(
+        index: impl Into<String>,
+        map: &IndexMap,
+        names: impl Iterator<Item = &'a str>,
+        head: Position,
+    ) -> Self {
+        let list = |positions: Positions| {
+            let events = positions.count(head);
+            (Node::List(Walk::new(positions)), events)
+        };
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        Self::new(index, names.into_iter().filter_map(|name| map.get(name)).map(list).collect())
+    }
+
+    /// The events that may have any of these ids.
+    fn of_ids(index: &str, ids: &SharedIds, names: &[Name], reader: &Reader) -> Self {
+        let parts = names.iter().filter_map(|id| {
+            match ids.candidates(id.as_str(), reader.head(), reader.first()) {
+                Candidates::Few(few) if few.is_empty() => None,
+                Candidates::Few(few) => {
+                    let events = few.len() as u64;
+                    Some((Node::Few(few), events))
+                }
+                Candidates::Many(list) => {
+                    let events = list.count(reader.head());
+                    Some((Node::List(Walk::new(list)), events))
+                }
+            }
+        });
+        Self::new(index, parts.collect())
+    }
+}
+
+impl Parts {
+    fn of(clause: &Clause, history: &History, reader: &Reader) -> Self {
+        let Clause {
+            streams,
+            stream_prefixes,
+            categories,
+            types,
+            tags,
+            tags_all,
+            correlation_ids,
+            causation_ids,
+            metadata,
+            occurred,
+            recorded,
+            text,
+            json,
+        } = clause;
+        let head = reader.head();
+        let mut factors = Vec::new();
+        for (index, map, names) in [
+            ("streams", &history.streams, streams),
+            ("categories", &history.categories, categories),
+            ("types", &history.types, types),
+            ("tags", &history.tags, tags),
+        ] {
+            if !names.is_empty() {
+                let names = names.iter().map(Name::as_str);
+                factors.push(Factor::of_map(index, map, names, head));
+            }
+        }
+        factors.extend(
+            tags_all.iter().map(|tag| {
+                Factor::of_map("tags", &history.tags, std::iter::once(tag.as_str()), head)
+            }),
+        );
+        let mut record = RecordCheck {
+            correlation_ids: correlation_ids.clone(),
+            causation_ids: causation_ids.clone(),
+            stream_prefixes: Vec::new(),
+            metadata: Vec::new(),
+            text: text.clone(),
+            json: json.clone(),
+        };
+        for (index, ids, names) in [
+            ("correlation ids", &history.correlations, correlation_ids),
+            ("causation ids", &history.causations, causation_ids),
+        ] {
+            if !names.is_empty() {
+                factors.push(Factor::of_ids(index, ids, names, reader));
+            }
+        }
+        for MetadataMatch { key, values } in metadata {
+            match history.metadata(key.as_str()) {
+                Some(index) => {
+                    let (name, values) = (format!("metadata.{key}"), values.iter().map(|it| &**it));
+                    factors.push(Factor::of_map(name, &index.values, values, head));
+                }
+                None => {
+                    record
+                        .metadata
+                        .push(MetadataMatch { key: key.clone(), values: values.clone() });
+                }
+            }
+        }
+        if !stream_prefixes.is_empty() {
+            match streams_with(stream_prefixes, history, head) {
+                Some(names) => {
+                    let names = names.iter().map(Name::as_str);
+                    factors.push(Factor::of_map("stream prefixes", &history.streams, names, head));
+                }
+                None => {
+                    record.stream_prefixes.clone_from(stream_prefixes);
+                    if let Some(categories) = categories_of(stream_prefixes) {
+                        let names = categories.into_iter();
+                        let map = &history.categories;
+                        factors.push(Factor::of_map("categories", map, names, head));
+                    }
+                }
+            }
+        }
+        let mut checks = Vec::new();
+        if !occurred.is_everything() {
+            let (range, times) = (*occurred, history.columns.occurred.view());
+            checks.push(Check::Occurred { range, times });
+        }
+        if !record.is_nothing() {
+            checks.push(Check::Record(Box::new(record)));
+        }
+        Self { factors, checks, range: recorded_in(*recorded, reader) }
+    }
+
+    fn into_node(self) -> Node {
+        let Self { mut factors, checks, range } = self;
+        if factors.iter().any(|factor| matches!(factor.node, Node::Nothing)) || range.0 > range.1 {
+            return Node::Nothing;
+        }
+        // The rarest leads.
+        factors.sort_by_key(|factor| factor.events);
+        let mut factors: Vec<Node> = factors.into_iter().map(|factor| factor.node).collect();
+        if !checks.is_empty() || range != (1, u64::MAX) {
+            return Node::All(Box::new(All { factors, checks, range, last: None }));
+        }
+        match factors.len() {
+            0 => Node::Everything,
+            1 => factors.remove(0),
+            _ => Node::All(Box::new(All { factors, checks, range, last: None })),
+        }
+    }
+
+    fn plan(self) -> Plan {
+        let Self { factors, checks, range } = self;
+        let indexes = factors.into_iter().map(|factor| {
+            let Factor { events, values, index, .. } = factor;
+            IndexUse { index, values, events }
+        });
+        let indexes: Vec<_> = indexes.collect();
+        let in_range = (range.1.saturating_add(1)).saturating_sub(range.0);
+        let candidates = indexes.iter().map(|index| index.events).chain([in_range]).min();
+        Plan {
+            indexes,
+            checks: checks.iter().flat_map(Check::names).collect(),
+            range: (Position::new(range.0), Position::new(range.1)),
+            candidates_max: candidates.unwrap_or(0),
+        }
+    }
+}
+
+/// The streams whose names begin with any of `prefixes`; `None` if they are too many to unite.
+fn streams_with(prefixes: &[Name], history: &History, head: Position) -> Option<Vec<Name>> {
+    let mut names = Vec::new();
+    for prefix in prefixes {
+        let room = PREFIX_STREAMS_MAX + 1 - names.len();
+        let some = history.streams.list(prefix.as_str(), "", head).map(|entry| entry.name);
+        names.extend(some.take(room));
+        if names.len() > PREFIX_STREAMS_MAX {
+            return None;
+        }
+    }
+    Some(names)
+}
+
+/// The categories of all streams that begin so, where the prefixes say them.
+fn categories_of(prefixes: &[Name]) -> Option<Vec<&str>> {
+    let category = |prefix: &'_ Name| match prefix.as_str().split_once('-') {
+        Some((category, _)) if !category.is_empty() => Some(category.len()),
+        _ => None,
+    };
+    prefixes.iter().map(|prefix| category(prefix).map(|end| &prefix.as_str()[..end])).collect()
+}
+
+/// The first and the last position that were recorded in `range`.
+fn recorded_in(range: TimeRange, reader: &Reader) -> (u64, u64) {
+    // Recorded times are whole microseconds.
+    let at_or_after = |moment: Timestamp| {
+        let micros = moment.micros() + i64::from(moment.nanos() % 1000 > 0);
+        reader.first_recorded_at_or_after(micros).get()
+    };
+    let last = range.to.map_or(reader.head().get(), |to| at_or_after(to) - 1);
+    (range.from.map_or(1, at_or_after), last)
+}
+
+/// What is looked for in a candidate.
+enum Check {
+    /// In its column, and where that is not exact in the record.
+    Occurred { range: TimeRange, times: TimeView },
+    /// In its record.
+    Record(Box<RecordCheck>),
+}
+
+/// What a check came to.
+enum Verdict {
+    Holds,
+    /// Not here, and not before this key.
+    Not(u64),
+}
+
+impl Check {
+    fn look(&self, key: u64, work: &mut Work<'_>) -> Verdict {
+        let position = Position::new(work.direction.key(key));
+        let holds = match self {
+            Self::Occurred { range, times } => {
+                match occurred_in(*range, position, times, work) {
+                    Some(holds) => holds,
+                    // Nothing in the whole block is.
+                    None => {
+                        let (first, last) = column::block_of(position);
+                        return Verdict::Not(match work.direction {
+                            Direction::Forwards => last.get() + 1,
+                            Direction::Backwards => work.direction.key(first.get()) + 1,
+                        });
+                    }
+                }
+            }
+            Self::Record(check) => check.holds(position, work),
+        };
+        if holds { Verdict::Holds } else { Verdict::Not(key + 1) }
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        match self {
+            Self::Occurred { .. } => vec!["occurred time"],
+            Self::Record(check) => check.names(),
+        }
+    }
+}
+
+/// Whether the event at `position` occurred in `range`; `None`: none in its block of the column did.
+fn occurred_in(
+    range: TimeRange,
+    position: Position,
+    times: &TimeView,
+    work: &mut Work<'_>,
+) -> Option<bool> {
+    let TimeRange { from, to } = range;
+    let Some(second) = times.get(position) else {
+        return Some(occurred_at(position, work).is_some_and(|moment| range.contains(moment)));
+    };
+    let after = from.is_none_or(|from| from.seconds() < second);
+    let before = to.is_none_or(|to| second < to.seconds());
+    let at_an_end = [from, to].into_iter().flatten().any(|end| end.seconds() == second);
+    if after && before {
+        return Some(true);
+    }
+    if at_an_end {
+        return Some(occurred_at(position, work).is_some_and(|moment| range.contains(moment)));
+    }
+    let (min, max) = times.span(position).unwrap_or((i64::MIN, i64::MAX));
+    let meets =
+        from.is_none_or(|from| from.seconds() <= max) && to.is_none_or(|to| min <= to.seconds());
+    meets.then_some(false)
+}
+
+fn occurred_at(position: Position, work: &mut Work<'_>) -> Option<Timestamp> {
+    work.cost.examined += 1;
+    let record = work.reader.record(position)?;
+    Some(format::occurred_at(format::message(&record)))
+}
+
+/// What is looked for in a record; what is empty is not.
+struct RecordCheck {
+    correlation_ids: Vec<Name>,
+    causation_ids: Vec<Name>,
+    stream_prefixes: Vec<Name>,
+    metadata: Vec<MetadataMatch>,
+    text: Option<TextMatch>,
+    json: Vec<JsonMatch>,
+}
+
+impl RecordCheck {
+    fn is_nothing(&self) -> bool {
+        !self.looks_at_fields() && self.text.is_none() && self.json.is_empty()
+    }
+
+    fn looks_at_fields(&self) -> bool {
+        !(self.correlation_ids.is_empty()
+            && self.causation_ids.is_empty()
+            && self.stream_prefixes.is_empty()
+            && self.metadata.is_empty())
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        [
+            (!self.correlation_ids.is_empty(), "correlation id"),
+            (!self.causation_ids.is_empty(), "causation id"),
+            (!self.stream_prefixes.is_empty(), "stream prefix"),
+            (!self.metadata.is_empty(), "metadata that is not indexed"),
+            (self.text.is_some(), "text in the data"),
+            (!self.json.is_empty(), "JSON data"),
+        ]
+        .into_iter()
+        .filter_map(|(is_there, name)| is_there.then_some(name))
+        .collect()
+    }
+
+    fn holds(&self, position: Position, work: &mut Work<'_>) -> bool {
+        work.cost.examined += 1;
+        // Nothing of a removed event matches.
+        let Some(record) = work.reader.record(position) else { return false };
+        let message = format::message(&record);
+        if self.looks_at_fields() && !self.fields_hold(message) {
+            return false;
+        }
+        if let Some(text) = &self.text {
+            let data = format::data_bytes(message);
+            work.cost.examined_bytes += data.len() as u64;
+            let units = u32::try_from(data.len() / BYTES_A_JUMP).unwrap_or(u32::MAX);
+            *work.budget = work.budget.saturating_sub(units);
+            if !text.is_in(data) {
+                return false;
+            }
+        }
+        self.json.is_empty() || self.json_holds(message, work)
+    }
+
+    fn fields_hold(&self, message: &[u8]) -> bool {
+        let is_one = |names: &[Name], text: &str| names.iter().any(|name| name.as_str() == text);
+        let mut stream = self.stream_prefixes.is_empty();
+        let mut correlation = self.correlation_ids.is_empty();
+        let mut causation = self.causation_ids.is_empty();
+        let mut metadata = 0;
+        format::for_each_indexed(message, |indexed| {
+            match indexed {
+                Indexed::Stream(name) => {
+                    stream = stream
+                        || self.stream_prefixes.iter().any(|it| name.starts_with(it.as_str()));
+                }
+                Indexed::Correlation(id) => correlation |= is_one(&self.correlation_ids, id),
+                Indexed::Causation(id) => causation |= is_one(&self.causation_ids, id),
+                Indexed::Metadata(key, value) => {
+                    let wanted = self.metadata.iter().filter(|it| it.key.as_str() == key);
+                    metadata += wanted.filter(|it| it.values.iter().any(|it| it == value)).count();
+                }
+                Indexed::OccurredAt(_) | Indexed::Type(_) | Indexed::Tag(_) => {}
+            }
+            true
+        });
+        stream && correlation && causation && metadata == self.metadata.len()
+    }
+
+    fn json_holds(&self, message: &[u8], work: &mut Work<'_>) -> bool {
+        let (Data::Text(text), content_type) = format::data(message) else { return false };
+        if !is_json(content_type) {
+            return false;
+        }
+        work.cost.examined_bytes += text.len() as u64;
+        // To parse costs more than to search.
+        let units = u32::try_from(text.len() / (BYTES_A_JUMP / 16)).unwrap_or(u32::MAX);
+        *work.budget = work.budget.saturating_sub(units);
+        let Ok(value) = serde_json::from_str(text) else { return false };
+        self.json.iter().all(|json| json.holds(&value))
+    }
+}
+
+/// Whether text of this content type is JSON. Empty: the default, which is.
+fn is_json(content_type: &str) -> bool {
+    let (media_type, _) = content_type.split_once(';').unwrap_or((content_type, ""));
+    let media_type = media_type.trim().to_ascii_lowercase();
+    media_type.is_empty() || media_type == "application/json" || media_type.ends_with("+json")
 }
 
 enum Node {
     Everything,
     Nothing,
-    List(ListCursor),
+    List(Walk),
+    /// Rising.
+    Few(Vec<u64>),
     Any(Vec<Node>),
-    All(Vec<Node>, Option<(u64, Next)>),
+    Many(Union),
+    All(Box<All>),
 }
 
 impl Node {
-    fn of_clause(clause: &Clause, history: &History, direction: Direction) -> Self {
-        let list = |map: &IndexMap, name: &Name| match map.get(name.as_str()) {
-            Some(positions) => Self::List(ListCursor { positions, direction, at: None }),
-            None => Self::Nothing,
-        };
-        let any =
-            |map, names: &[Name]| Self::any(names.iter().map(|name| list(map, name)).collect());
-        let mut factors = Vec::new();
-        for (map, names) in [
-            (&history.streams, &clause.streams),
-            (&history.categories, &clause.categories),
-            (&history.types, &clause.types),
-            (&history.tags, &clause.tags),
-        ] {
-            if !names.is_empty() {
-                factors.push(any(map, names));
-            }
-        }
-        factors.extend(clause.tags_all.iter().map(|tag| list(&history.tags, tag)));
-        if factors.iter().any(|factor| matches!(factor, Self::Nothing)) {
-            return Self::Nothing;
-        }
-        match factors.len() {
-            0 => Self::Everything,
-            1 => factors.remove(0),
-            _ => Self::All(factors, None),
-        }
-    }
-
     fn any(mut nodes: Vec<Self>) -> Self {
         nodes.retain(|node| !matches!(node, Self::Nothing));
         match nodes.len() {
             0 => Self::Nothing,
             1 => nodes.remove(0),
-            _ => Self::Any(nodes),
+            2..=PARTS_WALKED_MAX => Self::Any(nodes),
+            _ => Self::Many(Union {
+                waiting: (0..nodes.len()).collect(),
+                nodes,
+                next: BinaryHeap::new(),
+            }),
         }
     }
 
-    fn seek(&mut self, from: u64, budget: &mut u32) -> Next {
+    fn seek(&mut self, from: u64, work: &mut Work<'_>) -> Next {
         match self {
             Self::Everything => Next::Found(from),
             Self::Nothing => Next::End,
-            Self::List(list) => list.seek(from).map_or(Next::End, Next::Found),
+            Self::List(walk) => {
+                let place = Position::new(work.direction.key(from));
+                let found = match work.direction {
+                    Direction::Forwards => walk.at_or_after(place),
+                    Direction::Backwards => walk.at_or_before(place),
+                };
+                found.map_or(Next::End, |found| Next::Found(work.direction.key(found.get())))
+            }
+            Self::Few(positions) => {
+                let place = work.direction.key(from);
+                let found = match work.direction {
+                    Direction::Forwards => {
+                        positions.get(positions.partition_point(|position| *position < place))
+                    }
+                    Direction::Backwards => {
+                        let after = positions.partition_point(|position| *position <= place);
+                        after.checked_sub(1).map(|last| &positions[last])
+                    }
+                };
+                found.map_or(Next::End, |found| Next::Found(work.direction.key(*found)))
+            }
             Self::Any(nodes) => {
                 let mut least = Next::End;
                 for node in nodes {
-                    let next = node.seek(from, budget);
+                    let next = node.seek(from, work);
                     let sooner = next.reached() < least.reached();
                     // Where one part has paused and another has found the same key, it is a match.
                     let surer = next.reached() == least.reached() && matches!(next, Next::Found(_));
@@ -191,31 +724,118 @@ impl Node {
                 }
                 least
             }
-            Self::All(nodes, last) => {
-                if let Some((asked, next)) = *last
-                    && asked <= from
-                    && from <= next.reached()
-                    && !matches!(next, Next::Paused(_))
-                {
+            Self::Many(union) => union.seek(from, work),
+            Self::All(all) => all.seek(from, work),
+        }
+    }
+}
+
+/// The union of many parts: those whose next keys are known in a heap, the least first.
+struct Union {
+    nodes: Vec<Node>,
+    next: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Those whose next keys are not known.
+    waiting: Vec<usize>,
+}
+
+impl Union {
+    fn seek(&mut self, from: u64, work: &mut Work<'_>) -> Next {
+        while let Some(Reverse((key, _))) = self.next.peek()
+            && *key < from
+        {
+            self.waiting.extend(self.next.pop().map(|Reverse((_, node))| node));
+        }
+        while let Some(node) = self.waiting.last() {
+            if !work.take(1) {
+                return Next::Paused(from);
+            }
+            match self.nodes[*node].seek(from, work) {
+                Next::Found(key) => self.next.push(Reverse((key, *node))),
+                // It goes on there when it is asked again; the others may have something before.
+                Next::Paused(_) => return Next::Paused(from),
+                Next::End => {}
+            }
+            self.waiting.pop();
+        }
+        self.next.peek().map_or(Next::End, |Reverse((key, _))| Next::Found(*key))
+    }
+}
+
+/// An intersection.
+struct All {
+    factors: Vec<Node>,
+    checks: Vec<Check>,
+    /// The first and the last position.
+    range: (u64, u64),
+    /// What was asked last, and the answer.
+    last: Option<(u64, Next)>,
+}
+
+impl All {
+    fn seek(&mut self, from: u64, work: &mut Work<'_>) -> Next {
+        if let Some((asked, next)) = self.last
+            && asked <= from
+            && from <= next.reached()
+        {
+            match next {
+                // What was looked through is not looked through again.
+                Next::Paused(reached) => {
+                    let next = self.search(reached.max(from), work);
+                    self.last = Some((asked, next));
                     return next;
                 }
-                let next = leapfrog(nodes, from, budget);
-                *last = Some((from, next));
-                next
+                next => return next,
+            }
+        }
+        let next = self.search(from, work);
+        self.last = Some((from, next));
+        next
+    }
+
+    fn search(&mut self, from: u64, work: &mut Work<'_>) -> Next {
+        let (first, last) = match work.direction {
+            Direction::Forwards => self.range,
+            Direction::Backwards => (u64::MAX - self.range.1, u64::MAX - self.range.0),
+        };
+        let mut from = from.max(first);
+        loop {
+            if from > last {
+                return Next::End;
+            }
+            let candidate = match &mut self.factors[..] {
+                [] => Next::Found(from),
+                factors => leapfrog(factors, from, work),
+            };
+            let Next::Found(key) = candidate else { return candidate };
+            if key > last {
+                return Next::End;
+            }
+            let refused = self.checks.iter().find_map(|check| {
+                if !work.take(1) {
+                    return Some(Next::Paused(key));
+                }
+                match check.look(key, work) {
+                    Verdict::Holds => None,
+                    Verdict::Not(next) => Some(Next::Found(next)),
+                }
+            });
+            match refused {
+                None => return Next::Found(key),
+                Some(Next::Found(next)) => from = next,
+                Some(paused) => return paused,
             }
         }
     }
 }
 
-fn leapfrog(nodes: &mut [Node], from: u64, budget: &mut u32) -> Next {
+fn leapfrog(nodes: &mut [Node], from: u64, work: &mut Work<'_>) -> Next {
     let mut candidate = from;
     let mut agreed = 0;
     for index in (0..nodes.len()).cycle() {
-        if *budget == 0 {
+        if !work.take(1) {
             return Next::Paused(candidate);
         }
-        *budget -= 1;
-        match nodes[index].seek(candidate, budget) {
+        match nodes[index].seek(candidate, work) {
             Next::Found(key) if key == candidate => agreed += 1,
             Next::Found(key) => {
                 candidate = key;
@@ -228,44 +848,4 @@ fn leapfrog(nodes: &mut [Node], from: u64, budget: &mut u32) -> Next {
         }
     }
     Next::End
-}
-
-/// A place in one list.
-struct ListCursor {
-    positions: Positions,
-    direction: Direction,
-    /// The index of the last answer, and its key.
-    at: Option<(u64, u64)>,
-}
-
-impl ListCursor {
-    fn seek(&mut self, from: u64) -> Option<u64> {
-        if let Some((index, key)) = self.at {
-            if key >= from {
-                return Some(key);
-            }
-            // Most steps go to the neighbour.
-            let neighbour = match self.direction {
-                Direction::Forwards => Some(index + 1),
-                Direction::Backwards => index.checked_sub(1),
-            };
-            let (index, key) = neighbour.and_then(|index| self.entry(index))?;
-            if key >= from {
-                self.at = Some((index, key));
-                return Some(key);
-            }
-        }
-        let place = Position::new(self.direction.key(from));
-        let index = match self.direction {
-            Direction::Forwards => Some(self.positions.count(place.previous())),
-            Direction::Backwards => self.positions.count(place).checked_sub(1),
-        };
-        self.at = index.and_then(|index| self.entry(index));
-        self.at.map(|(_, key)| key)
-    }
-
-    fn entry(&self, index: u64) -> Option<(u64, u64)> {
-        let position = self.positions.get(index)?;
-        Some((index, self.direction.key(position.get())))
-    }
 }

@@ -1,8 +1,13 @@
-//! The index map: name → the positions of its events. One each for streams, categories, types and tags.
+//! The index map: name → the positions of its events. One each for streams, categories, types, tags and
+//! indexed metadata keys.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crossbeam_skiplist::SkipSet;
@@ -16,11 +21,39 @@ use crate::core::{name::Name, position::Position};
 /// Names and the positions of their events, readable without a lock. (papaya for look-ups, as it
 /// measured best for point reads under writes; a skip list for the order of the names, where it is
 /// asked for.)
+///
+/// Each name has a code, from 1, by which columns mean it: the least that no name has. A code is given to
+/// another name only when all events of the one that had it are dropped.
 pub struct IndexMap {
-    lists: papaya::HashMap<Name, Arc<PositionList>>,
+    lists: papaya::HashMap<Name, Arc<Postings>>,
     names: Option<SkipSet<Name>>,
+    /// The sole writer's.
+    codes: Mutex<Codes>,
     /// Memory held, about. Written by the sole writer.
     allocated: AtomicUsize,
+}
+
+struct Postings {
+    code: u32,
+    list: PositionList,
+}
+
+#[derive(Default)]
+struct Codes {
+    /// All codes that were given are at most this.
+    last: u32,
+    /// Those that can be given again.
+    free: BinaryHeap<Reverse<u32>>,
+}
+
+impl Codes {
+    fn take(&mut self) -> u32 {
+        if let Some(Reverse(code)) = self.free.pop() {
+            return code;
+        }
+        self.last = self.last.checked_add(1).expect("memory holds fewer names");
+        self.last
+    }
 }
 
 /// A name and what is known of its events.
@@ -36,46 +69,71 @@ impl IndexMap {
         Self {
             lists: papaya::HashMap::new(),
             names: Some(SkipSet::new()),
+            codes: Mutex::default(),
             allocated: AtomicUsize::new(0),
         }
     }
 
     /// An empty map whose names can only be looked up.
     pub fn unlisted() -> Self {
-        Self { lists: papaya::HashMap::new(), names: None, allocated: AtomicUsize::new(0) }
+        Self { names: None, ..Self::listed() }
     }
 
-    /// Notes that the event at `position`, which is above all before it, is of `name`.
-    pub fn push(&self, name: &str, position: Position, writer: &mut SoleWriter) {
+    /// Notes that the event at `position`, which is above all before it, is of `name`, whose code it gives.
+    pub fn push(&self, name: &str, position: Position, writer: &mut SoleWriter) -> u32 {
         let lists = self.lists.pin();
-        if let Some(list) = lists.get(name) {
-            let grown = list.push(position, writer);
-            self.grow(grown);
-            return;
+        if let Some(Postings { code, list }) = lists.get(name).map(|postings| &**postings) {
+            self.change(list.push(position, writer));
+            return *code;
         }
-        let name = Name::new(name, usize::MAX).expect("part of a name is a name");
-        self.insert(name, PositionList::new(position));
+        let name = Name::any(name);
+        let code = self.codes.lock().expect("no holder panics").take();
+        self.insert(name, code, PositionList::new(position));
+        code
     }
 
-    /// Notes a name that is not there with all its positions.
-    pub fn insert(&self, name: Name, list: PositionList) {
-        self.grow(self.name_size(&name) + list.allocated());
-        self.lists.pin().insert(name.clone(), Arc::new(list));
+    /// Notes a name that is not there with its code and all its positions. After the last one of those that
+    /// were written: [`IndexMap::restored`].
+    pub fn insert(&self, name: Name, code: u32, list: PositionList) {
+        self.change((self.name_size(&name) + list.allocated()).cast_signed());
+        self.lists.pin().insert(name.clone(), Arc::new(Postings { code, list }));
         if let Some(names) = &self.names {
             names.insert(name);
         }
+    }
+
+    /// Works out which codes are taken; not if one is taken twice or is 0.
+    pub fn restored(&self) -> bool {
+        let lists = self.lists.pin();
+        let mut taken: Vec<u32> = lists.values().map(|postings| postings.code).collect();
+        taken.sort_unstable();
+        let mut codes = self.codes.lock().expect("no holder panics");
+        codes.last = taken.last().copied().unwrap_or(0);
+        taken.first() != Some(&0) && taken.is_sorted_by(|a, b| a < b)
+    }
+
+    /// Codes are at most this.
+    pub fn code_max(&self) -> u32 {
+        self.codes.lock().expect("no holder panics").last
+    }
+
+    /// The code of `name`; `None` if it has no events.
+    pub fn code(&self, name: &str) -> Option<u32> {
+        self.lists.pin().get(name).map(|postings| postings.code)
     }
 
     /// Forgets positions of `name` below `floor`, as far as whole blocks go, and the name with its last
     /// one.
     pub fn forget(&self, name: &str, floor: Position, writer: &mut SoleWriter) {
         let lists = self.lists.pin();
-        let Some((name, list)) = lists.get_key_value(name) else { return };
+        let Some((name, postings)) = lists.get_key_value(name) else { return };
+        let Postings { code, list } = &**postings;
         let freed = list.forget(floor, writer).unwrap_or_else(|| {
             if let Some(names) = &self.names {
                 names.remove(name);
             }
             lists.remove(name);
+            self.codes.lock().expect("no holder panics").free.push(Reverse(*code));
             self.name_size(name) + list.allocated()
         });
         // Relaxed: a number to look at, and nobody else writes.
@@ -86,12 +144,12 @@ impl IndexMap {
     /// of the skip list with the mean height of its tower.
     fn name_size(&self, name: &Name) -> usize {
         let listed = if self.names.is_some() { 56 } else { 0 };
-        name.as_str().len() + 16 + 64 + 16 + listed
+        name.as_str().len() + 16 + 64 + 24 + listed
     }
 
     /// The positions of `name`; `None` if it has none.
     pub fn get(&self, name: &str) -> Option<Positions> {
-        self.lists.pin().get(name).map(|list| list.view())
+        self.lists.pin().get(name).map(|postings| postings.list.view())
     }
 
     /// How many events of `name` are at or below `head`.
@@ -144,10 +202,10 @@ impl IndexMap {
         self.lists.is_empty()
     }
 
-    fn grow(&self, bytes: usize) {
-        if bytes > 0 {
-            // Relaxed: a number to look at, and nobody else writes.
-            self.allocated.fetch_add(bytes, Ordering::Relaxed);
+    fn change(&self, bytes: isize) {
+        if bytes != 0 {
+            // Relaxed: a number to look at, and nobody else writes. It wraps as signed numbers do.
+            self.allocated.fetch_add(bytes.cast_unsigned(), Ordering::Relaxed);
         }
     }
 

@@ -1,18 +1,20 @@
 //! A growing list of rising positions: one writer, many readers, no lock. The postings of a name.
 //!
 //! ```text
-//! blocks  [first 100 | 0 3 9 ..][first 5000 | 0 1 4 . .]    offsets of 32 bits from the block's first
-//!                               len = 3: the rest is not written yet
+//! blocks  [first 100 | bits 1001..][first 5000 | 0 3 9 ..][first 9000 | 0 1 4 . .]    offsets from the first
+//!           full, packed             full                  len = 3: the rest is not written yet
 //! ```
 //!
 //! A short list is one block that is copied into a larger one as it grows (a stream of a few events costs
-//! little); a long one gets further blocks and is never copied. 4 bytes a position, and what growth
-//! sets aside.
+//! little); a long one gets further blocks. 4 bytes a position, and what growth sets aside; a block that is
+//! full is packed where that is smaller: as bits where positions are dense, else with 2 bytes each (the two
+//! kinds of containers of Roaring bitmaps, Chambi et al. 2016, with ranks for both).
 
 use std::sync::Arc;
 
 use super::SoleWriter;
 use crate::core::{
+    log::format,
     position::Position,
     sync::{AtomicU32, Ordering, Snapshot},
 };
@@ -28,45 +30,267 @@ struct Block {
     first: u64,
     /// How many positions are in the blocks before.
     before: u64,
-    /// How many entries are written. Written by the sole writer.
-    len: AtomicU32,
-    /// Distances from `first`, rising. Written by the sole writer, each once.
-    offsets: Box<[AtomicU32]>,
+    offsets: Offsets,
+}
+
+/// Distances from a block's first position, rising; the first is 0.
+enum Offsets {
+    Open {
+        /// How many are written. Written by the sole writer.
+        len: AtomicU32,
+        /// Written by the sole writer, each once.
+        cells: Box<[AtomicU32]>,
+    },
+    /// A bit for each offset, and how many bits are set before each [`GROUP`] of words.
+    Dense { len: usize, words: Box<[u64]>, ranks: Box<[u16]> },
+    /// The low half of each; those with the high half `h` are from `begins[h]` to `begins[h + 1]`.
+    Split { begins: Box<[u16]>, lows: Box<[u16]> },
+}
+
+/// Words of 64 bits that share a rank.
+const GROUP: usize = 8;
+
+fn low(offset: u64) -> u16 {
+    u16::try_from(offset & 0xffff).expect("sixteen bits")
+}
+
+fn index(number: impl TryInto<usize>) -> usize {
+    number.try_into().unwrap_or(usize::MAX)
 }
 
 impl Block {
     fn new(first: u64, before: u64, capacity: usize) -> Self {
-        let offsets = (0..capacity).map(|_| AtomicU32::new(0)).collect();
+        let cells = (0..capacity).map(|_| AtomicU32::new(0)).collect();
         // The first entry is 0 already.
-        Self { first, before, len: AtomicU32::new(1), offsets }
+        Self { first, before, offsets: Offsets::Open { len: AtomicU32::new(1), cells } }
     }
 
     /// Memory held: the block, its count, its place in the list, its entries.
     fn allocated(&self) -> usize {
-        size_of::<Self>() + 24 + self.offsets.len() * size_of::<AtomicU32>()
+        let entries = match &self.offsets {
+            Offsets::Open { cells, .. } => size_of_val(&**cells),
+            Offsets::Dense { words, ranks, .. } => size_of_val(&**words) + size_of_val(&**ranks),
+            Offsets::Split { begins, lows } => size_of_val(&**begins) + size_of_val(&**lows),
+        };
+        size_of::<Self>() + 24 + entries
     }
 
     fn len(&self) -> usize {
-        // Acquire, pairs with the Release in `Block::push`: the entries below were written before.
-        self.len.load(Ordering::Acquire) as usize
+        match &self.offsets {
+            // Acquire, pairs with the Release in `Block::push`: the entries below it were written before.
+            Offsets::Open { len, .. } => index(len.load(Ordering::Acquire)),
+            Offsets::Dense { len, .. } => *len,
+            Offsets::Split { lows, .. } => lows.len(),
+        }
     }
 
-    fn get(&self, index: usize) -> u64 {
-        // Relaxed: `index` is below a `len` that was loaded with Acquire.
-        self.first + u64::from(self.offsets[index].load(Ordering::Relaxed))
+    /// The position at `at`, which is below [`Block::len`].
+    fn get(&self, at: usize) -> u64 {
+        let offset = match &self.offsets {
+            // Relaxed: `at` is below a length that was loaded with Acquire.
+            Offsets::Open { cells, .. } => cells[at].load(Ordering::Relaxed).into(),
+            Offsets::Dense { words, ranks, .. } => {
+                let group = ranks.partition_point(|rank| usize::from(*rank) <= at) - 1;
+                let mut left = at - usize::from(ranks[group]);
+                let mut word = group * GROUP;
+                while let ones = index(words[word].count_ones())
+                    && ones <= left
+                {
+                    left -= ones;
+                    word += 1;
+                }
+                let rest = (0..left).fold(words[word], |bits, _| bits & (bits - 1));
+                word as u64 * 64 + u64::from(rest.trailing_zeros())
+            }
+            Offsets::Split { begins, lows } => {
+                let high = begins.partition_point(|begin| usize::from(*begin) <= at) - 1;
+                (high as u64) << 16 | u64::from(lows[at])
+            }
+        };
+        self.first + offset
     }
 
-    /// Whether it was taken; not if the block is full or the position is too far from its first.
+    /// How many positions are at most `position`.
+    fn rank(&self, position: u64) -> usize {
+        let Some(offset) = position.checked_sub(self.first) else { return 0 };
+        match &self.offsets {
+            Offsets::Open { cells, .. } => {
+                let len = self.len();
+                // Relaxed: as in `get`.
+                let at = |at: usize| u64::from(cells[at].load(Ordering::Relaxed));
+                if at(len - 1) <= offset {
+                    return len;
+                }
+                let (mut low, mut high) = (0, len);
+                while low < high {
+                    let middle = low + (high - low) / 2;
+                    if at(middle) <= offset { low = middle + 1 } else { high = middle }
+                }
+                low
+            }
+            Offsets::Dense { len, words, ranks } => {
+                let word = index(offset / 64);
+                if word >= words.len() {
+                    return *len;
+                }
+                let group = word / GROUP;
+                let whole: u32 =
+                    words[group * GROUP..word].iter().map(|word| word.count_ones()).sum();
+                let last = words[word] & (u64::MAX >> (63 - offset % 64));
+                usize::from(ranks[group]) + index(whole + last.count_ones())
+            }
+            Offsets::Split { begins, lows } => {
+                let high = index(offset >> 16);
+                let (Some(begin), Some(end)) = (begins.get(high), begins.get(high + 1)) else {
+                    return lows.len();
+                };
+                let (begin, end) = (usize::from(*begin), usize::from(*end));
+                begin + lows[begin..end].partition_point(|other| *other <= low(offset))
+            }
+        }
+    }
+
+    /// The first position from `from` on; `None` if all are before it. `near` is an entry at which to look
+    /// first, and then the one that was found.
+    fn at_or_after(&self, from: u64, near: &mut usize) -> Option<u64> {
+        let Some(offset) = from.checked_sub(self.first) else {
+            *near = 0;
+            return Some(self.first);
+        };
+        if let Offsets::Dense { words, .. } = &self.offsets {
+            let word = index(offset / 64);
+            let first = words.get(word)? & (u64::MAX << (offset % 64));
+            if first != 0 {
+                return Some(self.first + word as u64 * 64 + u64::from(first.trailing_zeros()));
+            }
+            let more = words[word + 1..].iter().position(|word| *word != 0)?;
+            let word = word + 1 + more;
+            return Some(self.first + word as u64 * 64 + u64::from(words[word].trailing_zeros()));
+        }
+        let len = self.len();
+        // Most steps go to the neighbour.
+        for at in *near..len.min(*near + 2) {
+            let position = self.get(at);
+            if position >= from && (at == 0 || self.get(at - 1) < from) {
+                *near = at;
+                return Some(position);
+            }
+        }
+        *near = self.rank(from - 1);
+        (*near < len).then(|| self.get(*near))
+    }
+
+    /// The last position up to `from`; `None` if all are after it.
+    fn at_or_before(&self, from: u64) -> Option<u64> {
+        let offset = from.checked_sub(self.first)?;
+        if let Offsets::Dense { words, .. } = &self.offsets {
+            let word = index(offset / 64);
+            let (word, bits) = match words.get(word) {
+                Some(bits) => (word, bits & (u64::MAX >> (63 - offset % 64))),
+                None => (words.len() - 1, words[words.len() - 1]),
+            };
+            let found = |word: usize, bits: u64| {
+                self.first + word as u64 * 64 + u64::from(63 - bits.leading_zeros())
+            };
+            if bits != 0 {
+                return Some(found(word, bits));
+            }
+            let word = words[..word].iter().rposition(|bits| *bits != 0)?;
+            return Some(found(word, words[word]));
+        }
+        self.rank(from).checked_sub(1).map(|at| self.get(at))
+    }
+
+    /// Adds the positions from `from` up to `to` to `out`, until it has `max`.
+    fn fill(&self, from: u64, to: u64, max: usize, out: &mut Vec<u64>) {
+        if let Offsets::Dense { words, .. } = &self.offsets {
+            let offset = from.saturating_sub(self.first);
+            let begin = index(offset / 64);
+            for (word, bits) in words.iter().enumerate().skip(begin) {
+                let mut bits = *bits;
+                if word == begin {
+                    bits &= u64::MAX << (offset % 64);
+                }
+                let base = self.first + word as u64 * 64;
+                while bits != 0 {
+                    let position = base + u64::from(bits.trailing_zeros());
+                    if position > to || out.len() == max {
+                        return;
+                    }
+                    out.push(position);
+                    bits &= bits - 1;
+                }
+            }
+            return;
+        }
+        let begin = from.checked_sub(1).map_or(0, |before| self.rank(before));
+        let end = self.rank(to).min(begin + (max - out.len()));
+        if let Offsets::Split { begins, lows } = &self.offsets {
+            for (high, ends) in begins.windows(2).enumerate() {
+                let (first, last) =
+                    (usize::from(ends[0]).max(begin), usize::from(ends[1]).min(end));
+                if first < last {
+                    let base = self.first + ((high as u64) << 16);
+                    out.extend(lows[first..last].iter().map(|low| base + u64::from(*low)));
+                }
+            }
+        } else {
+            out.extend((begin..end).map(|at| self.get(at)));
+        }
+    }
+
+    /// Whether it was taken; not if the block is full or packed, or the position is too far from its first.
     fn push(&self, position: u64, _: &mut SoleWriter) -> bool {
+        let Offsets::Open { len, cells } = &self.offsets else { return false };
         // Relaxed: nobody else writes it.
-        let len = self.len.load(Ordering::Relaxed);
+        let last = len.load(Ordering::Relaxed);
         let Ok(offset) = u32::try_from(position - self.first) else { return false };
-        let Some(entry) = self.offsets.get(len as usize) else { return false };
+        let Some(cell) = cells.get(index(last)) else { return false };
         // Relaxed: published by the store below.
-        entry.store(offset, Ordering::Relaxed);
+        cell.store(offset, Ordering::Relaxed);
         // Release, pairs with the Acquire in `Block::len`: whoever sees the length sees the entry.
-        self.len.store(len + 1, Ordering::Release);
+        len.store(last + 1, Ordering::Release);
         true
+    }
+
+    /// The same block in fewer bytes, for good; `None` where no other way is smaller. Nothing is added to
+    /// it any more.
+    fn packed(&self) -> Option<Self> {
+        let Offsets::Open { cells, .. } = &self.offsets else { return None };
+        let len = self.len();
+        let span = self.get(len - 1) - self.first + 1;
+        let groups = index(span.div_ceil(64 * GROUP as u64));
+        let highs = index(((span - 1) >> 16) + 1);
+        let dense = groups.saturating_mul(8 * GROUP + 2);
+        let split = (2 * (highs + 1)).saturating_add(2 * len);
+        if dense.min(split) >= size_of_val(&**cells) {
+            return None;
+        }
+        let offsets = (0..len).map(|at| self.get(at) - self.first);
+        let offsets = if dense <= split {
+            let mut words = vec![0u64; groups * GROUP];
+            for offset in offsets {
+                words[index(offset / 64)] |= 1 << (offset % 64);
+            }
+            let mut before = 0u32;
+            let ranks = words.chunks(GROUP).map(|group| {
+                let rank = u16::try_from(before).expect("a block has few");
+                before += group.iter().map(|word| word.count_ones()).sum::<u32>();
+                rank
+            });
+            let ranks = ranks.collect();
+            Offsets::Dense { len, words: words.into_boxed_slice(), ranks }
+        } else {
+            let mut begins = vec![0u16; highs + 1];
+            for offset in offsets.clone() {
+                begins[index(offset >> 16) + 1] += 1;
+            }
+            for high in 0..highs {
+                begins[high + 1] += begins[high];
+            }
+            Offsets::Split { begins: begins.into_boxed_slice(), lows: offsets.map(low).collect() }
+        };
+        Some(Self { first: self.first, before: self.before, offsets })
     }
 }
 
@@ -95,50 +319,70 @@ impl PositionList {
                 len.max(BLOCK_COPIED_MAX)
             };
             let block = Block::new(*first, before as u64, room);
-            for (entry, position) in block.offsets.iter().zip(&rest[..len]) {
+            let Offsets::Open { len: written, cells } = &block.offsets else {
+                unreachable!("a new block is open")
+            };
+            for (entry, position) in cells.iter().zip(&rest[..len]) {
                 let offset = u32::try_from(position - first).expect("they are near");
                 // Relaxed: nobody sees the block yet.
                 entry.store(offset, Ordering::Relaxed);
             }
             // Relaxed: as above.
-            block.len.store(u32::try_from(len).expect("at most a block's"), Ordering::Relaxed);
-            blocks.push(Arc::new(block));
+            written.store(u32::try_from(len).expect("at most a block's"), Ordering::Relaxed);
             rest = &rest[len..];
+            let packed = if rest.is_empty() { None } else { block.packed() };
+            blocks.push(Arc::new(packed.unwrap_or(block)));
         }
         (!blocks.is_empty()).then(|| Self(Snapshot::new(Arc::new(blocks))))
     }
 
-    /// Adds `position`, which is above all that are in the list. How many bytes the list has grown by.
-    pub fn push(&self, position: Position, writer: &mut SoleWriter) -> usize {
+    /// The list up to `head` that [`Positions::encode`] has written; `None` if `bytes` is none.
+    pub fn decode(bytes: &mut &[u8], head: Position) -> Option<Self> {
+        let count = usize::try_from(format::take_varint(bytes).ok()?).ok()?;
+        // Each takes a byte at least.
+        let mut positions = Vec::with_capacity(count.min(bytes.len()));
+        let mut last = 0u64;
+        for _ in 0..count {
+            last = last.checked_add(format::take_varint(bytes).ok()?)?;
+            positions.push(last);
+        }
+        if last > head.get() || positions.first() == Some(&0) {
+            return None;
+        }
+        Self::restore(&positions)
+    }
+
+    /// Adds `position`, which is above all that are in the list. By how many bytes the list has changed:
+    /// grown, or less where a full block was packed.
+    pub fn push(&self, position: Position, writer: &mut SoleWriter) -> isize {
         let position = position.get();
         if self.0.with(|blocks| blocks[blocks.len() - 1].push(position, writer)) {
             return 0;
         }
         let mut blocks = Vec::clone(&self.0.load());
-        let last = &blocks[blocks.len() - 1];
+        let last = blocks.pop().expect("a list is never empty");
         let len = last.len();
         let near = u32::try_from(position - last.first).is_ok();
-        let before = last.allocated();
-        let grown;
-        if blocks.len() == 1 && len < BLOCK_COPIED_MAX && near {
-            let larger = Block::new(last.first, 0, len * 2);
+        let was = last.allocated();
+        if blocks.is_empty() && len < BLOCK_COPIED_MAX && near {
+            let larger = Block::new(last.first, last.before, len * 2);
             for index in 1..len {
                 assert!(larger.push(last.get(index), writer), "twice the room is enough");
             }
             assert!(larger.push(position, writer), "twice the room is enough");
-            grown = larger.allocated() - before;
-            blocks[0] = Arc::new(larger);
+            blocks.push(Arc::new(larger));
         } else {
             let before = last.before + len as u64;
             let room = usize::try_from(before / 2).unwrap_or(BLOCK_MAX);
             let room = room.clamp(BLOCK_COPIED_MAX, BLOCK_MAX);
-            let block = Block::new(position, before, room);
-            grown = block.allocated();
-            blocks.push(Arc::new(block));
+            blocks.push(last.packed().map_or(last, Arc::new));
+            blocks.push(Arc::new(Block::new(position, before, room)));
         }
+        let kept = if blocks.len() > 1 { 2 } else { 1 };
+        let is: usize = blocks[blocks.len() - kept..].iter().map(|block| block.allocated()).sum();
         // Stored after it is filled: a reader that loads it sees it whole.
         self.0.store(Arc::new(blocks));
-        grown
+        is.cast_signed() - was.cast_signed()
     }
 
     /// Forgets positions below `floor`, as far as whole blocks go: how many bytes the list is smaller by.
@@ -183,15 +427,39 @@ impl Positions {
     pub fn count(&self, head: Position) -> u64 {
         // All but the newest few are below the head: look from the end, then bisect.
         let Some(block) = self.block(head) else { return self.blocks[0].before };
-        block.before + Self::rank(block, head.get()) as u64
+        block.before + block.rank(head.get()) as u64
     }
 
     /// Those that are at most `head`, in their order.
     pub fn up_to(&self, head: Position) -> impl Iterator<Item = u64> {
-        self.blocks
-            .iter()
-            .flat_map(|block| (0..block.len()).map(|index| block.get(index)))
-            .take_while(move |position| *position <= head.get())
+        self.blocks.iter().take_while(move |block| block.first <= head.get()).flat_map(
+            move |block| {
+                let mut all = Vec::new();
+                block.fill(0, head.get(), usize::MAX, &mut all);
+                all
+            },
+        )
+    }
+
+    /// Adds those from `from` up to `to` to `out`, in their order, until it has `max`.
+    pub fn fill(&self, from: Position, to: Position, max: usize, out: &mut Vec<u64>) {
+        let first = self.blocks.partition_point(|block| block.first <= from.get());
+        for block in &self.blocks[first.saturating_sub(1)..] {
+            if block.first > to.get() || out.len() == max {
+                return;
+            }
+            block.fill(from.get(), to.get(), max, out);
+        }
+    }
+
+    /// Appends those up to `head` to `out`: how many, then each as its distance from the one before.
+    pub fn encode(&self, head: Position, out: &mut Vec<u8>) {
+        format::put_varint(out, self.count(head) - self.blocks[0].before);
+        let mut last = 0;
+        for position in self.up_to(head) {
+            format::put_varint(out, position - last);
+            last = position;
+        }
     }
 
     /// The `index`-th one, from 0; `None` where there is none, or it is forgotten.
@@ -222,18 +490,49 @@ impl Positions {
         let after = self.blocks.partition_point(|block| block.first <= position.get());
         after.checked_sub(1).map(|index| &*self.blocks[index])
     }
+}
 
-    /// How many entries of `block` are at most `position`.
-    fn rank(block: &Block, position: u64) -> usize {
-        let (mut low, mut high) = (0, block.len());
-        if high > 0 && block.get(high - 1) <= position {
-            return high;
+/// A place in a list, for steps that go to neighbours most of the time.
+pub struct Walk {
+    positions: Positions,
+    block: usize,
+    near: usize,
+}
+
+impl Walk {
+    /// A walk over `positions`.
+    pub fn new(positions: Positions) -> Self {
+        Self { positions, block: 0, near: 0 }
+    }
+
+    /// The list.
+    pub fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    /// The first position from `from` on.
+    pub fn at_or_after(&mut self, from: Position) -> Option<Position> {
+        let (blocks, from) = (&self.positions.blocks, from.get());
+        let next = |block: usize| blocks.get(block + 1).is_some_and(|next| next.first <= from);
+        if blocks[self.block].first > from || next(self.block) {
+            let after = blocks.partition_point(|block| block.first <= from);
+            (self.block, self.near) = (after.saturating_sub(1), 0);
         }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if block.get(middle) <= position { low = middle + 1 } else { high = middle }
+        if let Some(found) = blocks[self.block].at_or_after(from, &mut self.near) {
+            return Some(Position::new(found));
         }
-        low
+        blocks.get(self.block + 1).map(|block| Position::new(block.first))
+    }
+
+    /// The last position up to `from`.
+    pub fn at_or_before(&mut self, from: Position) -> Option<Position> {
+        let (blocks, from) = (&self.positions.blocks, from.get());
+        let next = |block: usize| blocks.get(block + 1).is_some_and(|next| next.first <= from);
+        if blocks[self.block].first > from || next(self.block) {
+            let after = blocks.partition_point(|block| block.first <= from);
+            self.block = after.checked_sub(1)?;
+        }
+        blocks[self.block].at_or_before(from).map(Position::new)
     }
 }
 
@@ -248,8 +547,12 @@ mod tests {
         /// growth of the first block, the begin of further ones, and gaps of more than 32 bits.
         #[test]
         fn a_list_is_what_a_vector_of_its_positions_is(
-            gaps in proptest::collection::vec(
-                prop_oneof![20 => 1u64..4, 1 => 1u64 << 31..1 << 33], 1..1500),
+            gaps in prop_oneof![
+                // Bits, two bytes each, and gaps that no block spans.
+                proptest::collection::vec(prop_oneof![2000 => 1u64..4, 1 => 1u64 << 31..1 << 33], 1..6000),
+                proptest::collection::vec(prop_oneof![20 => 1u64..400, 1 => 1u64 << 17..1 << 18], 1..3000),
+                proptest::collection::vec(prop_oneof![20 => 1u64..4, 1 => 1u64 << 31..1 << 33], 1..1500),
+            ],
             probes in proptest::collection::vec(any::<proptest::sample::Index>(), 20),
         ) {
             let mut writer = SoleWriter::new();
@@ -263,18 +566,21 @@ mod tests {
                     Some(list) => {
                         let before = list.allocated();
                         let grown = list.push(Position::new(position), &mut writer);
-                        prop_assert_eq!(list.allocated(), before + grown);
+                        prop_assert_eq!(list.allocated(), before.strict_add_signed(grown));
                     }
                 }
             }
             let list = list.expect("at least one");
-            let restored = PositionList::restore(&model).expect("they rise");
+            let mut bytes = Vec::new();
+            list.view().encode(Position::MAX, &mut bytes);
+            let head = Position::new(model[model.len() - 1]);
+            let restored = PositionList::decode(&mut &bytes[..], head).expect("they rise");
             // Restored or not, it grows on.
             model.push(model[model.len() - 1] + 3);
             for list in [&list, &restored] {
                 let before = list.allocated();
                 let grown = list.push(Position::new(model[model.len() - 1]), &mut writer);
-                prop_assert_eq!(list.allocated(), before + grown);
+                prop_assert_eq!(list.allocated(), before.strict_add_signed(grown));
                 prop_assert!(list.view().up_to(Position::MAX).eq(model.iter().copied()));
                 let half = Position::new(model[model.len() / 2]);
                 prop_assert_eq!(list.view().up_to(half).count(), model.len() / 2 + 1);
@@ -285,6 +591,13 @@ mod tests {
                 prop_assert_eq!(restored.get(index as u64), Some(Position::new(*position)));
             }
             prop_assert_eq!(view.get(model.len() as u64), None);
+            let mut walks = [Walk::new(view.clone()), Walk::new(restored.clone())];
+            let head = Position::new(model[model.len() - 1]);
+            for at in 1..model.len().min(2000) {
+                let from = Position::new(model[at - 1] + 1);
+                let next = Some(Position::new(model[at]));
+                prop_assert!(walks.iter_mut().all(|walk| walk.at_or_after(from) == next));
+            }
             for probe in probes {
                 let near = model[probe.index(model.len())];
                 for at in [near - 1, near, near + 1] {
@@ -296,6 +609,15 @@ mod tests {
                     prop_assert_eq!(view.at_or_after(at).map(Position::get), after.copied());
                     let before = model.iter().rev().find(|position| **position <= at.get());
                     prop_assert_eq!(view.at_or_before(at).map(Position::get), before.copied());
+                    // A walk that comes from anywhere says the same.
+                    for walk in &mut walks {
+                        prop_assert_eq!(walk.at_or_after(at).map(Position::get), after.copied());
+                        prop_assert_eq!(walk.at_or_before(at).map(Position::get), before.copied());
+                    }
+                    let mut some = Vec::new();
+                    view.fill(at, head, 700, &mut some);
+                    let expected = model.iter().filter(|position| **position >= at.get()).take(700);
+                    prop_assert!(expected.copied().eq(some.iter().copied()));
                 }
             }
         }

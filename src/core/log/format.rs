@@ -586,6 +586,115 @@ impl<'a> EventView<'a> {
     }
 }
 
+/// What an index knows of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Indexed<'a> {
+    OccurredAt(Timestamp),
+    Stream(&'a str),
+    Type(&'a str),
+    Correlation(&'a str),
+    Causation(&'a str),
+    /// Key and value.
+    Metadata(&'a str, &'a str),
+    Tag(&'a str),
+}
+
+/// Hands out what an index knows of the event of a record's message, in the order of the fields, until `take`
+/// says that it has enough. Reads nothing else.
+///
+/// # Panics
+/// As [`EventView::of`].
+pub fn for_each_indexed<'a>(message: &'a [u8], mut take: impl FnMut(Indexed<'a>) -> bool) {
+    fn text(value: &[u8]) -> &str {
+        str::from_utf8(value).expect("the log holds what we wrote")
+    }
+    let mut rest = message;
+    while let Some(field) = take_field(&mut rest).expect("the log holds what we wrote") {
+        let indexed = match field {
+            (5, Value::Bytes(value)) => {
+                let moment = parse_timestamp(value).expect("the log holds what we wrote");
+                Indexed::OccurredAt(moment)
+            }
+            (6, Value::Bytes(value)) => Indexed::Stream(text(value)),
+            (7, Value::Bytes(value)) => Indexed::Type(text(value)),
+            (11, Value::Bytes(value)) => Indexed::Correlation(text(value)),
+            (12, Value::Bytes(value)) => Indexed::Causation(text(value)),
+            (13, Value::Bytes(mut entry)) => {
+                let (mut key, mut value) = (&[][..], &[][..]);
+                while let Some(part) = take_field(&mut entry).expect("the log holds what we wrote")
+                {
+                    match part {
+                        (1, Value::Bytes(bytes)) => key = bytes,
+                        (2, Value::Bytes(bytes)) => value = bytes,
+                        _ => {}
+                    }
+                }
+                Indexed::Metadata(text(key), text(value))
+            }
+            (14, Value::Bytes(value)) => Indexed::Tag(text(value)),
+            _ => continue,
+        };
+        if !take(indexed) {
+            return;
+        }
+    }
+}
+
+/// The data of a record's message, and its content type; reads nothing behind them.
+///
+/// # Panics
+/// As [`EventView::of`].
+pub fn data(message: &[u8]) -> (Data<'_>, &str) {
+    let mut rest = message;
+    let mut data = Data::None;
+    while let Some(field) = take_field(&mut rest).expect("the log holds what we wrote") {
+        match field {
+            (8, Value::Bytes(text)) => {
+                data = Data::Text(str::from_utf8(text).expect("the log holds what we wrote"));
+            }
+            (9, Value::Bytes(bytes)) => data = Data::Binary(bytes),
+            (10, Value::Bytes(content_type)) => {
+                let content_type = str::from_utf8(content_type);
+                return (data, content_type.expect("the log holds what we wrote"));
+            }
+            (11.., _) => break,
+            _ => {}
+        }
+    }
+    (data, "")
+}
+
+/// The bytes of the data of a record's message; none where it has no data.
+///
+/// # Panics
+/// As [`EventView::of`].
+pub fn data_bytes(message: &[u8]) -> &[u8] {
+    let mut rest = message;
+    while let Some(field) = take_field(&mut rest).expect("the log holds what we wrote") {
+        match field {
+            (8 | 9, Value::Bytes(bytes)) => return bytes,
+            (10.., _) => break,
+            _ => {}
+        }
+    }
+    &[]
+}
+
+/// When the event of a record's message occurred.
+///
+/// # Panics
+/// As [`EventView::of`], and where it is what is left of a removed event.
+pub fn occurred_at(message: &[u8]) -> Timestamp {
+    let mut occurred = None;
+    for_each_indexed(message, |indexed| {
+        if let Indexed::OccurredAt(moment) = indexed {
+            occurred = Some(moment);
+        }
+        false
+    });
+    occurred.expect("every event occurred at some time")
+}
+
 fn parse_timestamp(mut bytes: &[u8]) -> Result<Timestamp, FormatError> {
     let (mut seconds, mut nanos) = (0, 0);
     while let Some(field) = take_field(&mut bytes)? {

@@ -79,7 +79,13 @@ fn held(info: &GetInfoResponse) -> (u64, u64) {
         + memory.offset_bytes
         + memory.event_id_bytes
         + memory.stream_bytes
-        + memory.posting_bytes;
+        + memory.category_bytes
+        + memory.type_bytes
+        + memory.tag_bytes
+        + memory.correlation_bytes
+        + memory.causation_bytes
+        + memory.metadata_bytes
+        + memory.column_bytes;
     (memory.resident_bytes, parts)
 }
 

@@ -39,7 +39,7 @@ async fn the_servers_facts_are_those_of_what_was_written() {
     let (memory, was) = (info.memory.unwrap(), before.memory.unwrap());
     assert!((2000..4000).contains(&(memory.event_bytes - was.event_bytes)), "{memory:?}");
     assert!(memory.segment_bytes >= memory.event_bytes);
-    assert!(memory.stream_bytes > was.stream_bytes && memory.posting_bytes > was.posting_bytes);
+    assert!(memory.stream_bytes > was.stream_bytes && memory.type_bytes > was.type_bytes);
     let limits = info.limits.unwrap();
     assert_eq!((limits.tags_max, limits.stream_name_bytes_max), (3, 99));
     assert_eq!((limits.event_bytes_max, limits.commit_bytes_max), (4 << 20, 16 << 20));

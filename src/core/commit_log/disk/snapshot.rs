@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/index/00000000000010000000.index     the indexes up to position 10 000 000
 //!
-//! magic  streams  categories  types  tags  ids  trailer        docs/format.md has the bytes
+//! magic  names, postings, columns, ids: a section each  trailer        docs/format.md has the bytes
 //! ```
 //!
 //! It holds nothing that does not follow from the segments: one that is missing, damaged or of another
@@ -19,11 +19,13 @@ use super::{
     files::{File, Files},
 };
 use crate::core::{
-    history::History,
+    history::{Columns, History, MetadataIndex},
     index::{
+        column::{Column, TimeColumn},
         ids::{IdWriter, Keys, SHARDS},
         map::IndexMap,
         positions::PositionList,
+        shared_ids::SharedIds,
     },
     log::{
         Reader,
@@ -34,9 +36,11 @@ use crate::core::{
     position::Position,
 };
 
-const MAGIC: &[u8; 8] = b"ANNLIDX1";
-/// Head, digest, two keys, where the five sections end, checksum.
-const TRAILER_SIZE_BYTES: usize = 8 + 32 + 16 + 5 * 8 + 4;
+const MAGIC: &[u8; 8] = b"ANNLIDX2";
+/// Streams, categories, types, tags, metadata, columns, correlations, causations, ids.
+const SECTIONS: usize = 9;
+/// Head, digest, two keys, where the sections end, checksum.
+const TRAILER_SIZE_BYTES: usize = 8 + 32 + 16 + SECTIONS * 8 + 4;
 /// So much is written at once.
 const WRITTEN_AT_ONCE_BYTES: usize = 1 << 20;
 
@@ -47,9 +51,13 @@ pub struct Indexes {
     pub categories: IndexMap,
     pub types: IndexMap,
     pub tags: IndexMap,
+    pub correlations: SharedIds,
+    pub causations: SharedIds,
+    pub metadata: Box<[MetadataIndex]>,
+    pub columns: Columns,
     pub ids: IdWriter,
     /// Of the event at `head`: tells whether a log is the one that was indexed.
-    digest: Hash,
+    pub(in crate::core) digest: Hash,
 }
 
 /// Why a snapshot is not used.
@@ -61,6 +69,8 @@ pub enum SnapshotError {
     Damaged,
     #[error("it is of another log")]
     OtherLog,
+    #[error("other metadata keys are indexed now")]
+    OtherKeys,
 }
 
 fn file_name(head: Position) -> String {
@@ -80,11 +90,29 @@ pub fn write(files: &dyn Files, history: &History, reader: &Reader) -> io::Resul
     let mut out =
         Out { file: files.open(&unfinished, true)?, bytes: Vec::new(), offset: 0, checksum: 0 };
     out.bytes.extend_from_slice(MAGIC);
-    let mut ends = [0; 5];
+    let mut ends = [0; SECTIONS];
     let maps = [&history.streams, &history.categories, &history.types, &history.tags];
     for (map, end) in maps.into_iter().zip(&mut ends) {
         put_map(&mut out, map, head)?;
         *end = out.end();
+    }
+    for MetadataIndex { key, values, column } in &history.metadata {
+        put_text(&mut out, key.as_str());
+        // How many names follow cannot be known before: a map ends with an empty name's length and code 0.
+        put_map(&mut out, values, head)?;
+        out.bytes.extend_from_slice(&END_OF_MAP);
+        column.view().encode(head, |block| out.put(block))?;
+    }
+    ends[4] = out.end();
+    let Columns { streams, categories, types, occurred } = &history.columns;
+    for column in [streams, categories, types] {
+        column.view().encode(head, |block| out.put(block))?;
+    }
+    occurred.view().encode(head, |block| out.put(block))?;
+    ends[5] = out.end();
+    for (ids, end) in [(&history.correlations, 6), (&history.causations, 7)] {
+        ids.encode(head, |part| out.put(part))?;
+        ends[end] = out.end();
     }
     for shard in 0..SHARDS {
         let entries = history.ids.entries(shard, head);
@@ -94,7 +122,7 @@ pub fn write(files: &dyn Files, history: &History, reader: &Reader) -> io::Resul
         }
         out.write_if_large()?;
     }
-    ends[4] = out.end();
+    ends[8] = out.end();
     out.bytes.extend_from_slice(&head.get().to_le_bytes());
     out.bytes.extend_from_slice(&chain::digest(&record));
     let keys = history.ids.keys();
@@ -136,28 +164,36 @@ impl Out {
         Ok(())
     }
 
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        self.write_if_large()
+    }
+
     fn write_if_large(&mut self) -> io::Result<()> {
         if self.bytes.len() < WRITTEN_AT_ONCE_BYTES { Ok(()) } else { self.write() }
     }
 }
 
+/// In the place of a name's length and code: no code is 0.
+const END_OF_MAP: [u8; 2] = [0, 0];
+
+fn put_text(out: &mut Out, text: &str) {
+    format::put_varint(&mut out.bytes, text.len() as u64);
+    out.bytes.extend_from_slice(text.as_bytes());
+}
+
 fn put_map(out: &mut Out, map: &IndexMap, head: Position) -> io::Result<()> {
     for name in map.names() {
-        let Some(positions) = map.get(name.as_str()) else { continue };
-        let count = positions.count(head);
-        if count == 0 {
+        let Some((code, positions)) = map.code(name.as_str()).zip(map.get(name.as_str())) else {
+            continue;
+        };
+        if positions.count(head) == 0 {
             continue;
         }
-        let name = name.as_str().as_bytes();
-        format::put_varint(&mut out.bytes, name.len() as u64);
-        out.bytes.extend_from_slice(name);
-        format::put_varint(&mut out.bytes, count);
-        let mut last = 0;
-        for position in positions.up_to(head) {
-            format::put_varint(&mut out.bytes, position - last);
-            last = position;
-            out.write_if_large()?;
-        }
+        put_text(out, name.as_str());
+        format::put_varint(&mut out.bytes, code.into());
+        positions.encode(head, &mut out.bytes);
+        out.write_if_large()?;
     }
     Ok(())
 }
@@ -172,8 +208,12 @@ pub fn read_newest(files: &dyn Files) -> Option<(String, Result<Indexes, Snapsho
 }
 
 impl Indexes {
-    /// Whether they are the indexes of the log that `reader` sees.
-    pub fn check(self, reader: &Reader) -> Result<Self, SnapshotError> {
+    /// Whether they are the indexes of the log that `reader` sees, of these metadata keys.
+    pub fn check(self, reader: &Reader, keys: &[MetadataIndex]) -> Result<Self, SnapshotError> {
+        let keys = keys.iter().map(|index| &index.key);
+        if !self.metadata.iter().map(|index| &index.key).eq(keys) {
+            return Err(SnapshotError::OtherKeys);
+        }
         let digest = reader.trace(self.head).map(|record| chain::digest(&record));
         if digest == Some(self.digest) { Ok(self) } else { Err(SnapshotError::OtherLog) }
     }
@@ -195,7 +235,7 @@ pub fn read(bytes: &Bytes) -> Result<Indexes, SnapshotError> {
     let mut number = || take_u64(&mut trailer).ok_or_else(damaged);
     let keys: Keys = (number()?, number()?);
     let mut begin = MAGIC.len();
-    let mut sections: [Range<usize>; 5] = Default::default();
+    let mut sections: [Range<usize>; SECTIONS] = Default::default();
     for section in &mut sections {
         let end = usize::try_from(number()?).map_err(|_| damaged())?;
         if end < begin || end > body_size {
@@ -204,19 +244,46 @@ pub fn read(bytes: &Bytes) -> Result<Indexes, SnapshotError> {
         *section = begin..end;
         begin = end;
     }
-    let [streams, categories, types, tags, ids] = sections.map(|section| &bytes[section]);
+    let sections = sections.map(|section| &bytes[section]);
+    let [streams, categories, types, tags, metadata, columns, correlations, causations, ids] =
+        sections;
     std::thread::scope(|scope| {
         let others = scope.spawn(|| {
             let ids = take_ids(ids, keys, head)?;
+            Some((
+                ids,
+                take_shared(correlations, head, keys)?,
+                take_shared(causations, head, keys)?,
+            ))
+        });
+        let names = || {
+            let streams = take_map(streams, IndexMap::listed(), head)?;
             let categories = take_map(categories, IndexMap::listed(), head)?;
             let types = take_map(types, IndexMap::listed(), head)?;
             let tags = take_map(tags, IndexMap::unlisted(), head)?;
-            Some((ids, categories, types, tags))
-        });
-        let streams = take_map(streams, IndexMap::listed(), head);
+            let metadata = take_metadata(metadata, head)?;
+            let columns = take_columns(columns, head, [&streams, &categories, &types])?;
+            Some((streams, categories, types, tags, metadata, columns))
+        };
+        let names = names();
         let others = others.join().expect("the reader does not panic");
-        let ((ids, categories, types, tags), streams) = others.zip(streams).ok_or_else(damaged)?;
-        Ok(Indexes { head, streams, categories, types, tags, ids, digest: *digest })
+        let ((streams, categories, types, tags, metadata, columns), others) =
+            names.zip(others).ok_or_else(damaged)?;
+        let (ids, correlations, causations) = others;
+        let digest = *digest;
+        Ok(Indexes {
+            head,
+            streams,
+            categories,
+            types,
+            tags,
+            correlations,
+            causations,
+            metadata,
+            columns,
+            ids,
+            digest,
+        })
     })
 }
 
@@ -230,27 +297,65 @@ fn take_size(bytes: &mut &[u8]) -> Option<usize> {
     usize::try_from(format::take_varint(bytes).ok()?).ok()
 }
 
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    let size = take_size(bytes)?;
+    let (text, rest) = bytes.split_at_checked(size)?;
+    *bytes = rest;
+    str::from_utf8(text).ok()
+}
+
 fn take_map(mut bytes: &[u8], map: IndexMap, head: Position) -> Option<IndexMap> {
-    let mut positions = Vec::new();
     while !bytes.is_empty() {
-        let size = take_size(&mut bytes)?;
-        let (name, rest) = bytes.split_at_checked(size)?;
-        bytes = rest;
-        let name = Name::new(str::from_utf8(name).ok()?, usize::MAX).ok()?;
-        let count = take_size(&mut bytes)?;
-        positions.clear();
-        let mut last = 0u64;
-        for _ in 0..count {
-            last = last.checked_add(format::take_varint(&mut bytes).ok()?)?;
-            positions.push(last);
+        take_name(&mut bytes, &map, head, |name| Name::new(name, usize::MAX).ok())?;
+    }
+    map.restored().then_some(map)
+}
+
+fn take_name(
+    bytes: &mut &[u8],
+    map: &IndexMap,
+    head: Position,
+    name: impl Fn(&str) -> Option<Name>,
+) -> Option<()> {
+    let name = name(take_text(bytes)?)?;
+    let code = u32::try_from(take_size(bytes)?).ok()?;
+    let list = PositionList::decode(bytes, head)?;
+    if map.get(name.as_str()).is_some() {
+        return None;
+    }
+    map.insert(name, code, list);
+    Some(())
+}
+
+fn take_metadata(mut bytes: &[u8], head: Position) -> Option<Box<[MetadataIndex]>> {
+    let mut indexes = Vec::new();
+    while !bytes.is_empty() {
+        let key = Name::new(take_text(&mut bytes)?, usize::MAX).ok()?;
+        let index = MetadataIndex::new(key);
+        while !bytes.starts_with(&END_OF_MAP) {
+            take_name(&mut bytes, &index.values, head, |value| Some(Name::any(value)))?;
         }
-        let known = map.get(name.as_str()).is_some();
-        if known || last > head.get() || positions.first() == Some(&0) {
+        bytes = &bytes[END_OF_MAP.len()..];
+        if !index.values.restored() {
             return None;
         }
-        map.insert(name, PositionList::restore(&positions)?);
+        let column = Column::decode(&mut bytes, head, index.values.code_max())?;
+        indexes.push(MetadataIndex { column, ..index });
     }
-    Some(map)
+    Some(indexes.into_boxed_slice())
+}
+
+fn take_columns(mut bytes: &[u8], head: Position, maps: [&IndexMap; 3]) -> Option<Columns> {
+    let mut column = |map: &IndexMap| Column::decode(&mut bytes, head, map.code_max());
+    let [streams, categories, types] = maps;
+    let (streams, categories, types) = (column(streams)?, column(categories)?, column(types)?);
+    let occurred = TimeColumn::decode(&mut bytes, head)?;
+    bytes.is_empty().then_some(Columns { streams, categories, types, occurred })
+}
+
+fn take_shared(mut bytes: &[u8], head: Position, keys: Keys) -> Option<SharedIds> {
+    let ids = SharedIds::decode(&mut bytes, head, keys)?;
+    bytes.is_empty().then_some(ids)
 }
 
 fn take_ids(mut bytes: &[u8], keys: Keys, head: Position) -> Option<IdWriter> {

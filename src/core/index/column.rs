@@ -1,0 +1,633 @@
+//! Columns: of each event one small number, by position. One writer, many readers, no lock.
+//!
+//! ```text
+//! position   1 2 3 …  16384 │ 16385 …
+//! types      [ 1 1 2 … ]u8  │ [ 3 300 … ]u16        a block is as wide as its largest number
+//! times      [ +0 +2 … ]    │ [ +0 -5 … ]           seconds from the block's first, and what it spans
+//! ```
+//!
+//! A number stands for a name: the code that an index map has given it. Statistics are walks over columns
+//! at the speed of memory, and a time range is looked for in the blocks that span it.
+
+use std::sync::Arc;
+
+use super::SoleWriter;
+use crate::core::{
+    position::Position,
+    sync::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Snapshot},
+};
+
+/// So many events share a block.
+const BLOCK_LEN: usize = if cfg!(any(feature = "loom", feature = "shuttle")) { 2 } else { 16_384 };
+const BLOCK_EVENTS: u64 = BLOCK_LEN as u64;
+
+/// The block of `position`, from 0, and its place in it. Position 0 has none.
+fn place(position: Position) -> (u64, usize) {
+    let index = position.get() - 1;
+    let inside = usize::try_from(index % BLOCK_EVENTS).expect("below a block's length");
+    (index / BLOCK_EVENTS, inside)
+}
+
+/// The blocks of a column as of one moment.
+struct Blocks<B> {
+    /// How many blocks before these are forgotten.
+    forgotten: u64,
+    blocks: Vec<Arc<B>>,
+}
+
+impl<B> Blocks<B> {
+    fn empty() -> Arc<Self> {
+        Arc::new(Self { forgotten: 0, blocks: Vec::new() })
+    }
+
+    fn get(&self, block: u64) -> Option<&Arc<B>> {
+        let index = block.checked_sub(self.forgotten)?;
+        self.blocks.get(usize::try_from(index).ok()?)
+    }
+
+    /// The same with `last` behind the others.
+    fn with(&self, last: B) -> Arc<Self> {
+        let blocks = self.blocks.iter().cloned().chain([Arc::new(last)]).collect();
+        Arc::new(Self { forgotten: self.forgotten, blocks })
+    }
+
+    /// The same without the blocks that are wholly below `floor`.
+    fn without(&self, floor: Position) -> Option<Arc<Self>> {
+        let (block, _) = place(floor.max(Position::new(1)));
+        let more = usize::try_from(block.saturating_sub(self.forgotten)).unwrap_or(usize::MAX);
+        let more = more.min(self.blocks.len());
+        (more > 0).then(|| {
+            let forgotten = self.forgotten + more as u64;
+            Arc::new(Self { forgotten, blocks: self.blocks[more..].to_vec() })
+        })
+    }
+}
+
+/// The numbers of one block, in one width. Each is written once, by the sole writer.
+enum Cells {
+    /// All are 0.
+    None,
+    U8(Box<[AtomicU8]>),
+    U16(Box<[AtomicU16]>),
+    U32(Box<[AtomicU32]>),
+}
+
+impl Cells {
+    /// Zeros, in a width that `largest` fits.
+    fn wide(largest: u32) -> Self {
+        if largest == 0 {
+            Self::None
+        } else if u8::try_from(largest).is_ok() {
+            Self::U8((0..BLOCK_LEN).map(|_| AtomicU8::new(0)).collect())
+        } else if u16::try_from(largest).is_ok() {
+            Self::U16((0..BLOCK_LEN).map(|_| AtomicU16::new(0)).collect())
+        } else {
+            Self::U32((0..BLOCK_LEN).map(|_| AtomicU32::new(0)).collect())
+        }
+    }
+
+    /// The largest number that fits.
+    fn largest(&self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::U8(_) => u8::MAX.into(),
+            Self::U16(_) => u16::MAX.into(),
+            Self::U32(_) => u32::MAX,
+        }
+    }
+
+    fn get(&self, index: usize) -> u32 {
+        // Relaxed: what a watermark covers was written before it.
+        match self {
+            Self::None => 0,
+            Self::U8(cells) => cells[index].load(Ordering::Relaxed).into(),
+            Self::U16(cells) => cells[index].load(Ordering::Relaxed).into(),
+            Self::U32(cells) => cells[index].load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether it fits.
+    fn set(&self, index: usize, value: u32) -> bool {
+        // Relaxed: the watermark publishes it, or the block that it is in.
+        match self {
+            Self::None => value == 0,
+            Self::U8(cells) => u8::try_from(value).is_ok_and(|value| {
+                cells[index].store(value, Ordering::Relaxed);
+                true
+            }),
+            Self::U16(cells) => u16::try_from(value).is_ok_and(|value| {
+                cells[index].store(value, Ordering::Relaxed);
+                true
+            }),
+            Self::U32(cells) => {
+                cells[index].store(value, Ordering::Relaxed);
+                true
+            }
+        }
+    }
+
+    fn allocated(&self) -> usize {
+        let width = match self {
+            Self::None => 0,
+            Self::U8(_) => 1,
+            Self::U16(_) => 2,
+            Self::U32(_) => 4,
+        };
+        // The block, its counts, its place in the list, its cells.
+        size_of::<Self>() + 24 + width * BLOCK_LEN
+    }
+}
+
+/// A column of codes.
+pub struct Column {
+    blocks: Snapshot<Blocks<Cells>>,
+    /// Memory held. Written by the sole writer.
+    allocated: AtomicUsize,
+}
+
+impl Column {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::of(Vec::new())
+    }
+
+    fn of(blocks: Vec<Arc<Cells>>) -> Self {
+        let allocated = blocks.iter().map(|cells| cells.allocated()).sum();
+        let blocks = Snapshot::new(Arc::new(Blocks { forgotten: 0, blocks }));
+        Self { blocks, allocated: AtomicUsize::new(allocated) }
+    }
+
+    /// The column of the first events up to `head` that [`ColumnView::encode`] has written, whose numbers are
+    /// at most `max`; `None` if `bytes` is none.
+    pub fn decode(bytes: &mut &[u8], head: Position, max: u32) -> Option<Self> {
+        let mut blocks = Vec::new();
+        for len in block_lens(head) {
+            let (width, rest) = bytes.split_first()?;
+            let size = match width {
+                0..=2 | 4 => usize::from(*width),
+                _ => return None,
+            };
+            let (raw, rest) = rest.split_at_checked(len * size)?;
+            *bytes = rest;
+            let cells = match size {
+                0 => Cells::None,
+                1 => Cells::U8(filled(raw.iter().copied(), AtomicU8::new)),
+                2 => {
+                    let (raw, _) = raw.as_chunks::<2>();
+                    Cells::U16(filled(
+                        raw.iter().map(|raw| u16::from_le_bytes(*raw)),
+                        AtomicU16::new,
+                    ))
+                }
+                _ => {
+                    let (raw, _) = raw.as_chunks::<4>();
+                    Cells::U32(filled(
+                        raw.iter().map(|raw| u32::from_le_bytes(*raw)),
+                        AtomicU32::new,
+                    ))
+                }
+            };
+            if (0..len).any(|index| cells.get(index) > max) {
+                return None;
+            }
+            blocks.push(Arc::new(cells));
+        }
+        Some(Self::of(blocks))
+    }
+
+    /// Notes the number of the event at `position`, which follows the last one. How many bytes the column
+    /// has grown by.
+    pub fn push(&self, position: Position, value: u32, _: &mut SoleWriter) -> usize {
+        let (block, inside) = place(position);
+        let done =
+            self.blocks.with(|blocks| blocks.get(block).map(|cells| cells.set(inside, value)));
+        if done == Some(true) {
+            return 0;
+        }
+        let blocks = self.blocks.load();
+        let Some(narrow) = blocks.get(block) else {
+            // As wide as the one before: it is likely to need that.
+            let before = blocks.blocks.last().map_or(0, |cells| cells.largest());
+            let cells = Cells::wide(value.max(before));
+            cells.set(inside, value);
+            let grown = cells.allocated();
+            self.blocks.store(blocks.with(cells));
+            return self.grown(grown);
+        };
+        let wider = Cells::wide(value);
+        for index in 0..inside {
+            wider.set(index, narrow.get(index));
+        }
+        wider.set(inside, value);
+        let grown = wider.allocated() - narrow.allocated();
+        let mut all = blocks.blocks.clone();
+        *all.last_mut().expect("the block is the last one") = Arc::new(wider);
+        self.blocks.store(Arc::new(Blocks { forgotten: blocks.forgotten, blocks: all }));
+        self.grown(grown)
+    }
+
+    /// Forgets blocks of positions below `floor`. How many bytes the column is smaller by.
+    pub fn forget(&self, floor: Position, _: &mut SoleWriter) -> usize {
+        let Some(fewer) = self.blocks.with(|blocks| blocks.without(floor)) else { return 0 };
+        let left: usize = fewer.blocks.iter().map(|cells| cells.allocated()).sum();
+        self.blocks.store(fewer);
+        // Relaxed: a number to look at, and nobody else writes.
+        self.allocated.swap(left, Ordering::Relaxed) - left
+    }
+
+    fn grown(&self, bytes: usize) -> usize {
+        // Relaxed: a number to look at, and nobody else writes.
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+        bytes
+    }
+
+    /// The numbers as of now. Those that a watermark covers that was taken before are all in it.
+    pub fn view(&self) -> ColumnView {
+        ColumnView(self.blocks.load())
+    }
+
+    /// Memory held.
+    pub fn allocated(&self) -> usize {
+        // Relaxed: a number to look at.
+        self.allocated.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Column {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A column as of one moment.
+#[derive(Clone)]
+pub struct ColumnView(Arc<Blocks<Cells>>);
+
+impl ColumnView {
+    /// The number of the event at `position`, which is visible; 0 where it has none, or is forgotten.
+    pub fn get(&self, position: Position) -> u32 {
+        let (block, inside) = place(position);
+        self.0.get(block).map_or(0, |cells| cells.get(inside))
+    }
+
+    /// Hands the numbers up to `head` out as bytes, block by block: the width in bytes, then the numbers,
+    /// little-endian. Nothing is forgotten.
+    pub fn encode<E>(
+        &self,
+        head: Position,
+        mut put: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut out = Vec::new();
+        for (block, len) in block_lens(head).enumerate() {
+            out.clear();
+            match self.0.get(block as u64).map_or(&Cells::None, |cells| cells) {
+                Cells::None => out.push(0),
+                // Relaxed, all: what a watermark covers was written before it.
+                Cells::U8(cells) => {
+                    out.push(1);
+                    out.extend(cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed)));
+                }
+                Cells::U16(cells) => {
+                    out.push(2);
+                    let cells = cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed));
+                    out.extend(cells.flat_map(u16::to_le_bytes));
+                }
+                Cells::U32(cells) => {
+                    out.push(4);
+                    let cells = cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed));
+                    out.extend(cells.flat_map(u32::to_le_bytes));
+                }
+            }
+            put(&out)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many events each block of a column up to `head` has.
+fn block_lens(head: Position) -> impl Iterator<Item = usize> {
+    let head = head.get();
+    (0..head.div_ceil(BLOCK_EVENTS)).map(move |block| {
+        usize::try_from((head - block * BLOCK_EVENTS).min(BLOCK_EVENTS)).expect("a block's length")
+    })
+}
+
+/// A block's cells: these, and zeros behind them.
+fn filled<T: Default, A>(values: impl Iterator<Item = T>, cell: impl Fn(T) -> A) -> Box<[A]> {
+    let mut cells: Vec<A> = Vec::with_capacity(BLOCK_LEN);
+    cells.extend(values.map(&cell));
+    cells.resize_with(BLOCK_LEN, || cell(T::default()));
+    cells.into_boxed_slice()
+}
+
+/// A moment that is too far from its block's first to be kept: it is in the record.
+const FAR: u32 = u32::MAX;
+/// What stands for the block's first moment: the middle.
+const BASE: i64 = 1 << 31;
+
+/// The times of one block.
+struct Times {
+    /// The first event's, seconds since 1970.
+    base: i64,
+    /// The least and the greatest. Written by the sole writer; they may cover events above a watermark.
+    min: AtomicI64,
+    max: AtomicI64,
+    /// Seconds from `base`, plus [`BASE`]; [`FAR`]. Each is written once, by the sole writer.
+    cells: Box<[AtomicU32]>,
+}
+
+impl Times {
+    fn new(base: i64) -> Self {
+        let cells = (0..BLOCK_LEN).map(|_| AtomicU32::new(FAR)).collect();
+        Self { base, min: AtomicI64::new(i64::MAX), max: AtomicI64::new(i64::MIN), cells }
+    }
+
+    fn set(&self, index: usize, seconds: i64) {
+        let offset = seconds.checked_sub(self.base).and_then(|offset| offset.checked_add(BASE));
+        let cell = offset.and_then(|offset| u32::try_from(offset).ok()).unwrap_or(FAR);
+        // Relaxed, all: the watermark publishes them.
+        self.cells[index].store(cell, Ordering::Relaxed);
+        let min = self.min.load(Ordering::Relaxed);
+        self.min.store(min.min(seconds), Ordering::Relaxed);
+        let max = self.max.load(Ordering::Relaxed);
+        self.max.store(max.max(seconds), Ordering::Relaxed);
+    }
+
+    fn get(&self, index: usize) -> Option<i64> {
+        // Relaxed: what a watermark covers was written before it.
+        match self.cells[index].load(Ordering::Relaxed) {
+            FAR => None,
+            cell => Some(self.base + i64::from(cell) - BASE),
+        }
+    }
+
+    fn allocated() -> usize {
+        size_of::<Self>() + 24 + size_of::<AtomicU32>() * BLOCK_LEN
+    }
+}
+
+/// A column of moments, to the second, with what each block spans.
+pub struct TimeColumn(Snapshot<Blocks<Times>>);
+
+impl TimeColumn {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self(Snapshot::new(Blocks::empty()))
+    }
+
+    /// The column of the first events up to `head` that [`TimeView::encode`] has written; `None` if `bytes` is
+    /// none.
+    pub fn decode(bytes: &mut &[u8], head: Position) -> Option<Self> {
+        let mut blocks = Vec::new();
+        for len in block_lens(head) {
+            let mut number = || {
+                let (number, rest) = bytes.split_first_chunk::<8>()?;
+                *bytes = rest;
+                Some(i64::from_le_bytes(*number))
+            };
+            let (base, min, max) = (number()?, number()?, number()?);
+            let (raw, rest) = bytes.split_at_checked(4 * len)?;
+            *bytes = rest;
+            let (raw, _) = raw.as_chunks::<4>();
+            let (min, max) = (AtomicI64::new(min), AtomicI64::new(max));
+            let cells = filled(raw.iter().map(|raw| u32::from_le_bytes(*raw)), AtomicU32::new);
+            if base.checked_add(BASE).is_none() || base.checked_sub(BASE).is_none() {
+                return None;
+            }
+            blocks.push(Arc::new(Times { base, min, max, cells }));
+        }
+        Some(Self(Snapshot::new(Arc::new(Blocks { forgotten: 0, blocks }))))
+    }
+
+    /// Notes the seconds since 1970 of the event at `position`, which follows the last one; `None`: it has
+    /// none. How many bytes the column has grown by.
+    pub fn push(&self, position: Position, seconds: Option<i64>, _: &mut SoleWriter) -> usize {
+        let (block, inside) = place(position);
+        let set = |times: &Times| {
+            if let Some(seconds) = seconds {
+                times.set(inside, seconds);
+            }
+        };
+        if self.0.with(|blocks| blocks.get(block).map(|times| set(times))).is_some() {
+            return 0;
+        }
+        let times = Times::new(seconds.unwrap_or(0));
+        set(&times);
+        self.0.store(self.0.load().with(times));
+        Times::allocated()
+    }
+
+    /// Forgets blocks of positions below `floor`. How many bytes the column is smaller by.
+    pub fn forget(&self, floor: Position, _: &mut SoleWriter) -> usize {
+        let Some(fewer) = self.0.with(|blocks| blocks.without(floor)) else { return 0 };
+        let before = self.allocated();
+        self.0.store(fewer);
+        before - self.allocated()
+    }
+
+    /// The moments as of now. Those that a watermark covers that was taken before are all in it.
+    pub fn view(&self) -> TimeView {
+        TimeView(self.0.load())
+    }
+
+    /// Memory held.
+    pub fn allocated(&self) -> usize {
+        self.0.with(|blocks| blocks.blocks.len()) * Times::allocated()
+    }
+}
+
+impl Default for TimeColumn {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A column of moments as of one moment.
+#[derive(Clone)]
+pub struct TimeView(Arc<Blocks<Times>>);
+
+impl TimeView {
+    /// The seconds since 1970 of the event at `position`, which is visible; `None`: they are in the record.
+    pub fn get(&self, position: Position) -> Option<i64> {
+        let (block, inside) = place(position);
+        self.0.get(block)?.get(inside)
+    }
+
+    /// The least and the greatest second of the block that `position` is in, and of perhaps some events
+    /// that came since; `None` where it has none.
+    pub fn span(&self, position: Position) -> Option<(i64, i64)> {
+        let times = self.0.get(place(position).0)?;
+        // Relaxed: what a watermark covers was written before it.
+        let span = (times.min.load(Ordering::Relaxed), times.max.load(Ordering::Relaxed));
+        (span.0 <= span.1).then_some(span)
+    }
+
+    /// Hands the moments up to `head` out as bytes, block by block: the first moment, the least, the
+    /// greatest, then 4 bytes each, little-endian. Nothing is forgotten.
+    pub fn encode<E>(
+        &self,
+        head: Position,
+        mut put: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut out = Vec::new();
+        for (block, len) in block_lens(head).enumerate() {
+            let times = self.0.get(block as u64).expect("nothing is forgotten");
+            out.clear();
+            // Relaxed, all: what a watermark covers was written before it.
+            let span = [&times.min, &times.max].map(|end| end.load(Ordering::Relaxed));
+            for number in [times.base, span[0], span[1]] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            let cells = times.cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed));
+            out.extend(cells.flat_map(u32::to_le_bytes));
+            put(&out)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first and the last position of the block that `position` is in.
+pub fn block_of(position: Position) -> (Position, Position) {
+    let (block, _) = place(position);
+    let first = block * BLOCK_EVENTS + 1;
+    (Position::new(first), Position::new(first + BLOCK_EVENTS - 1))
+}
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn position(index: usize) -> Position {
+        Position::new(index as u64 + 1)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// A column says of each position what was noted there, at any width, pushed or restored.
+        #[test]
+        fn a_column_is_what_a_vector_is(
+            values in proptest::collection::vec(
+                prop_oneof![30 => 0u32..200, 5 => 0u32..70_000, 1 => any::<u32>()], 1..20_000),
+            early in 0usize..3000,
+        ) {
+            let mut writer = SoleWriter::new();
+            let column = Column::new();
+            let mut allocated = 0;
+            // The first ones are small: the block widens later.
+            let values: Vec<u32> = values.iter().enumerate()
+                .map(|(index, value)| if index < early { value % 2 } else { *value }).collect();
+            for (index, value) in values.iter().enumerate() {
+                allocated += column.push(position(index), *value, &mut writer);
+            }
+            prop_assert_eq!(column.allocated(), allocated);
+            let mut bytes = Vec::new();
+            let head = Position::new(values.len() as u64);
+            let put = |block: &[u8]| { bytes.extend_from_slice(block); Ok::<_, ()>(()) };
+            column.view().encode(head, put).expect("nothing fails");
+            let restored = Column::decode(&mut &bytes[..], head, u32::MAX).expect("a column");
+            let max = *values.iter().max().expect("at least one");
+            prop_assert!(Column::decode(&mut &bytes[..], head, max).is_some());
+            prop_assert!(max == 0 || Column::decode(&mut &bytes[..], head, max - 1).is_none());
+            let next = values.len();
+            restored.push(position(next), 7, &mut writer);
+            prop_assert_eq!(restored.view().get(position(next)), 7);
+            for (index, value) in values.iter().enumerate() {
+                prop_assert_eq!(column.view().get(position(index)), *value);
+                prop_assert_eq!(restored.view().get(position(index)), *value);
+            }
+        }
+
+        /// Moments are kept to the second or not at all, and a block's span covers them.
+        #[test]
+        fn a_column_of_times_is_what_a_vector_is(
+            values in proptest::collection::vec(
+                prop_oneof![20 => -100_000i64..100_000, 1 => -62_135_596_800i64..=253_402_300_799], 1..20_000),
+        ) {
+            let mut writer = SoleWriter::new();
+            let column = TimeColumn::new();
+            for (index, value) in values.iter().enumerate() {
+                column.push(position(index), (value % 7 != 0).then_some(*value), &mut writer);
+            }
+            let mut bytes = Vec::new();
+            let head = Position::new(values.len() as u64);
+            let put = |block: &[u8]| { bytes.extend_from_slice(block); Ok::<_, ()>(()) };
+            column.view().encode(head, put).expect("nothing fails");
+            let restored = TimeColumn::decode(&mut &bytes[..], head).expect("a column");
+            for view in [column.view(), restored.view()] {
+                for (index, value) in values.iter().enumerate() {
+                    let at = position(index);
+                    match view.get(at) {
+                        Some(seconds) => prop_assert_eq!(seconds, *value),
+                        None => prop_assert!(value % 7 == 0 || value.abs() > 1 << 30),
+                    }
+                    if value % 7 != 0 {
+                        let (min, max) = view.span(at).expect("it has one");
+                        prop_assert!(min <= *value && *value <= max);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_column_forgets_whole_blocks() {
+        let mut writer = SoleWriter::new();
+        let (column, times) = (Column::new(), TimeColumn::new());
+        let last = Position::new(3 * BLOCK_EVENTS);
+        for at in 1..=last.get() {
+            column.push(Position::new(at), 1, &mut writer);
+            times.push(Position::new(at), Some(5), &mut writer);
+        }
+        let floor = Position::new(2 * BLOCK_EVENTS);
+        let before = column.allocated();
+        let freed = column.forget(floor, &mut writer);
+        assert!(freed > 0 && column.allocated() == before - freed);
+        times.forget(floor, &mut writer);
+        assert_eq!(column.forget(floor, &mut writer), 0);
+        let (column, times) = (column.view(), times.view());
+        assert_eq!(
+            (column.get(Position::new(BLOCK_EVENTS)), times.get(Position::new(1))),
+            (0, None)
+        );
+        for at in [BLOCK_EVENTS + 1, floor.get(), last.get()].map(Position::new) {
+            assert_eq!((column.get(at), times.get(at)), (1, Some(5)));
+        }
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod model {
+    use super::*;
+    use crate::core::sync::AtomicU64;
+
+    /// Whoever sees a position published finds its number, while the block widens and another begins. Seen
+    /// to fail where the number is stored after the watermark.
+    #[test]
+    fn what_is_published_is_in_the_column() {
+        loom::model(|| {
+            let column = Arc::new(Column::new());
+            let head = Arc::new(AtomicU64::new(0));
+            let writer = {
+                let (column, head) = (Arc::clone(&column), Arc::clone(&head));
+                loom::thread::spawn(move || {
+                    let mut permit = SoleWriter::new();
+                    for (at, value) in [(1, 1), (2, 300), (3, 2)] {
+                        column.push(Position::new(at), value, &mut permit);
+                        // Release, pairs with the Acquire below: the watermark's part.
+                        head.store(at, Ordering::Release);
+                    }
+                })
+            };
+            let seen = head.load(Ordering::Acquire);
+            let view = column.view();
+            for at in 1..=seen {
+                let expected = [1, 300, 2][usize::try_from(at - 1).expect("small")];
+                assert_eq!(view.get(Position::new(at)), expected);
+            }
+            writer.join().expect("the writer does not panic");
+        });
+    }
+}
