@@ -21,7 +21,10 @@ use crate::{
         clock::{Clock, SystemClock, Timestamp},
         commit_log::CommitLogError,
     },
-    service::{command::CommandService, query::QueryService, subscription::SubscriptionService},
+    service::{
+        cache::QueryCache, command::CommandService, places::Places, query::QueryService,
+        subscription::SubscriptionService,
+    },
     storage::{self, Storage, StorageError},
     wire::{
         admin::Admin,
@@ -165,19 +168,23 @@ async fn routes(
     let store = &storage.store;
     let limits = config.limits;
     let history = store.history();
+    let places = Places::new(config.subscriptions_max);
+    let cache = Arc::new(QueryCache::new(config.query_cache));
     let subscriptions = SubscriptionService::new(
         Arc::clone(history),
         Arc::clone(clock),
-        config.subscriptions_max,
+        places.clone(),
         stop.clone(),
     );
     let commands = Commands::new(CommandService::new(Arc::clone(store)), limits, stop.clone());
-    let queries = QueryService::new(Arc::clone(history), Arc::clone(clock), stop.clone());
-    let queries = Queries::new(queries, limits);
+    let queries =
+        QueryService::new(Arc::clone(history), Arc::clone(clock), places.clone(), stop.clone());
+    let queries = Queries::new(queries, Arc::clone(&cache), limits);
     let admin = Admin {
         store: Arc::clone(store),
         compactor: storage.compactor(),
-        subscriptions: subscriptions.clone(),
+        places,
+        cache,
         limits,
         sync: config.data.is_some().then_some(config.sync),
         started_at: Timestamp::from_micros(clock.now_micros()),

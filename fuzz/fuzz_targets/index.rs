@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (streams, times) = (indexes.columns.streams.view(), indexes.columns.occurred.view());
     for position in (1..=indexes.head.get()).take(100_000).map(Position::new) {
         assert!(streams.get(position) <= indexes.streams.code_max());
-        if let (Some(second), Some((min, max))) = (times.get(position), times.span(position)) {
+        if let (Some(second), Some((min, max))) = (times.get(position), times.span_micros(position)) {
             std::hint::black_box((second, min, max));
         }
     }

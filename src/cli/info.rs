@@ -1,16 +1,17 @@
 //! `annals info`: what the server is and holds.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::{
     CliError,
     client::ServerArgs,
     cloud_events::format_time,
-    output::{self, Output, grouped},
+    output::{self, Output, duration, duration_json, grouped, nanos, printable},
 };
-use crate::wire::proto::v1::{GetInfoRequest, GetInfoResponse, Memory, Mode};
+use crate::wire::proto::v1::{GetInfoRequest, GetInfoResponse, Memory, Mode, QueryCache};
+
+/// The log and every index rest on these; the others are the default indexes.
+const FOUNDATION: [&str; 2] = ["  offsets", "  event ids"];
 
 /// Show what the server is and holds
 #[derive(Debug, clap::Args)]
@@ -44,7 +45,7 @@ fn mode(info: &GetInfoResponse) -> &'static str {
     }
 }
 
-fn uptime(info: &GetInfoResponse) -> Duration {
+fn uptime(info: &GetInfoResponse) -> std::time::Duration {
     info.uptime.and_then(|uptime| uptime.try_into().ok()).unwrap_or_default()
 }
 
@@ -59,7 +60,7 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
         ("version", info.version.clone()),
         ("mode", mode),
         ("started", output::time(info.started_at.as_ref())),
-        ("uptime", duration(uptime(info))),
+        ("uptime", duration(info.uptime.as_ref().map_or(0, nanos))),
         ("events", events(info)),
         ("streams", grouped(info.stream_count)),
         ("categories", grouped(info.category_count)),
@@ -67,21 +68,15 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
         ("tags", grouped(info.tag_count)),
         ("subscriptions", grouped(info.subscription_count)),
     ];
+    if !info.indexed_metadata_keys.is_empty() {
+        let keys: Vec<_> = info.indexed_metadata_keys.iter().map(|key| printable(key)).collect();
+        rows.push(("indexed metadata", keys.join(", ")));
+    }
     if let Some(memory) = &info.memory {
-        let indexes: u64 = index_bytes(memory).iter().map(|(_, bytes)| bytes).sum();
-        rows.extend([
-            (
-                "memory: events",
-                format!("{} of {}", size(memory.event_bytes), size(memory.segment_bytes)),
-            ),
-            ("memory: indexes", size(indexes)),
-        ]);
-        if memory.file_bytes > 0 {
-            rows.push(("sealed files", size(memory.file_bytes)));
-        }
-        if memory.resident_bytes > 0 {
-            rows.push(("memory: process", size(memory.resident_bytes)));
-        }
+        rows.extend(memory_rows(memory, kept(info)));
+    }
+    if let Some(cache) = &info.query_cache {
+        rows.push(("query cache", query_cache(cache)));
     }
     if let Some(limits) = &info.limits {
         rows.push((
@@ -97,24 +92,81 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
     rows
 }
 
+fn memory_rows(memory: &Memory, events: u64) -> Vec<(&'static str, String)> {
+    let part = |bytes: u64| match per_event(bytes, events) {
+        Some(each) => format!("{:>10}  {each:>7.1} B an event", size(bytes)),
+        None => format!("{:>10}", size(bytes)),
+    };
+    let indexes = index_bytes(memory);
+    let mut rows = vec![
+        (
+            "memory: events",
+            format!("{}  of {}", part(memory.event_bytes), size(memory.segment_bytes)),
+        ),
+        ("memory: indexes", part(total(&indexes))),
+        ("  default ones", part(default_total(&indexes)) + "  all but offsets and event ids"),
+    ];
+    rows.extend(indexes.iter().map(|(name, bytes)| (*name, part(*bytes))));
+    let rest = [
+        ("memory: hidden", memory.retention_bytes),
+        ("memory: answers", memory.query_cache_bytes),
+        ("memory: unpacked", memory.unpacked_bytes),
+        ("sealed files", memory.file_bytes),
+        ("memory: process", memory.resident_bytes),
+    ];
+    // 0 says that there is none, or that it is not known.
+    let rest = rest.into_iter().filter(|(_, bytes)| *bytes > 0);
+    rows.extend(rest.map(|(name, bytes)| (name, format!("{:>10}", size(bytes)))));
+    rows
+}
+
+fn query_cache(cache: &QueryCache) -> String {
+    format!(
+        "hits: {}; misses: {}; answers kept: {}; time saved: {}",
+        grouped(cache.hit_count),
+        grouped(cache.miss_count),
+        grouped(cache.entry_count),
+        duration(cache.saved_time.as_ref().map_or(0, nanos)),
+    )
+}
+
+fn total(parts: &[(&str, u64)]) -> u64 {
+    parts.iter().map(|(_, bytes)| bytes).sum()
+}
+
+fn default_total(parts: &[(&str, u64)]) -> u64 {
+    parts.iter().filter(|(name, _)| !FOUNDATION.contains(name)).map(|(_, it)| it).sum()
+}
+
+/// Nothing where there is no event.
+#[expect(clippy::cast_precision_loss, reason = "to be read, with a few digits")]
+fn per_event(bytes: u64, events: u64) -> Option<f64> {
+    (events > 0).then(|| bytes as f64 / events as f64)
+}
+
 /// What finds events, part by part.
 fn index_bytes(memory: &Memory) -> [(&'static str, u64); 10] {
     [
-        ("offsets", memory.offset_bytes),
-        ("event ids", memory.event_id_bytes),
-        ("streams", memory.stream_bytes),
-        ("categories", memory.category_bytes),
-        ("types", memory.type_bytes),
-        ("tags", memory.tag_bytes),
-        ("correlation ids", memory.correlation_bytes),
-        ("causation ids", memory.causation_bytes),
-        ("metadata", memory.metadata_bytes),
-        ("columns", memory.column_bytes),
+        ("  offsets", memory.offset_bytes),
+        ("  event ids", memory.event_id_bytes),
+        ("  streams", memory.stream_bytes),
+        ("  categories", memory.category_bytes),
+        ("  types", memory.type_bytes),
+        ("  tags", memory.tag_bytes),
+        ("  correlation ids", memory.correlation_bytes),
+        ("  causation ids", memory.causation_bytes),
+        ("  metadata", memory.metadata_bytes),
+        ("  columns", memory.column_bytes),
     ]
 }
 
-/// Every field, by the names of the protocol's JSON.
+/// Every field, by the names of the protocol's JSON; and the indexes' bytes for each event, which are
+/// worked out here.
 fn to_json(info: &GetInfoResponse) -> Value {
+    let indexes = info.memory.as_ref().map(index_bytes);
+    let each = |total: fn(&[(&str, u64)]) -> u64| {
+        indexes.as_ref().and_then(|parts| per_event(total(parts), kept(info)))
+    };
     json!({
         "version": info.version,
         "mode": mode(info),
@@ -156,6 +208,15 @@ fn to_json(info: &GetInfoResponse) -> Value {
             "metadataEntriesMax": limits.metadata_entries_max,
             "tagsMax": limits.tags_max,
         })),
+        "queryCache": info.query_cache.as_ref().map(|cache| json!({
+            "hitCount": cache.hit_count,
+            "missCount": cache.miss_count,
+            "entryCount": cache.entry_count,
+            "savedTime": duration_json(&cache.saved_time.unwrap_or_default()),
+        })),
+        "indexedMetadataKeys": info.indexed_metadata_keys,
+        "indexBytesPerEvent": each(total),
+        "defaultIndexBytesPerEvent": each(default_total),
     })
 }
 
@@ -163,8 +224,13 @@ fn to_json(info: &GetInfoResponse) -> Value {
 fn events(info: &GetInfoResponse) -> String {
     match info.first_position {
         0 | 1 => grouped(info.head),
-        first => format!("{} of {} are kept", grouped(info.head + 1 - first), grouped(info.head)),
+        _ => format!("{} of {} are kept", grouped(kept(info)), grouped(info.head)),
     }
+}
+
+/// How many events the log has not dropped; hidden ones among them.
+fn kept(info: &GetInfoResponse) -> u64 {
+    (info.head + 1).saturating_sub(info.first_position.max(1))
 }
 
 /// `1.5 MiB`: one digit after the point, rounded down.
@@ -182,26 +248,56 @@ pub fn size(bytes: u64) -> String {
     format!("{whole}.{tenth} {}", UNITS[unit])
 }
 
-/// The two largest units: `3 d 4 h`.
-fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_durations_are_short() {
+    fn sizes_are_short() {
         assert_eq!([0, 1023, 1536, 4 << 20].map(size), ["0 B", "1023 B", "1.5 KiB", "4.0 MiB"]);
-        let durations = [0, 61, 3600, 90_000].map(|seconds| duration(Duration::from_secs(seconds)));
-        assert_eq!(durations, ["0 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn each_part_of_the_memory_has_a_row_and_indexes_their_bytes_for_an_event() {
+        let memory = Memory {
+            event_bytes: 1000,
+            segment_bytes: 1 << 20,
+            offset_bytes: 40,
+            event_id_bytes: 200,
+            stream_bytes: 30,
+            column_bytes: 20,
+            ..Memory::default()
+        };
+        let info = GetInfoResponse {
+            head: 20,
+            first_position: 11,
+            memory: Some(memory),
+            query_cache: Some(QueryCache { hit_count: 3, ..QueryCache::default() }),
+            indexed_metadata_keys: vec!["userId".to_owned(), "a\u{1b}".to_owned()],
+            ..GetInfoResponse::default()
+        };
+        let rows = rows(&info);
+        let row = |name: &str| {
+            let row = rows.iter().find(|(title, _)| *title == name);
+            row.map_or_else(|| panic!("{name}"), |(_, value)| value.trim())
+        };
+        assert_eq!(row("memory: events"), "1000 B    100.0 B an event  of 1.0 MiB");
+        assert_eq!(row("memory: indexes"), "290 B     29.0 B an event");
+        assert!(row("  default ones").starts_with("50 B      5.0 B an event"));
+        assert_eq!(row("  event ids"), "200 B     20.0 B an event");
+        assert_eq!(row("  tags"), "0 B      0.0 B an event");
+        assert_eq!(row("indexed metadata"), "userId, a\\u{1b}");
+        assert_eq!(row("query cache"), "hits: 3; misses: 0; answers kept: 0; time saved: 0 s");
+        // Each fits into its column.
+        assert!(rows.iter().all(|(title, _)| title.len() < 18), "{rows:?}");
+
+        let json = to_json(&info);
+        assert_eq!(json["indexBytesPerEvent"], 29.0);
+        assert_eq!(json["defaultIndexBytesPerEvent"], 5.0);
+        assert_eq!(json["queryCache"]["hitCount"], 3);
+        assert_eq!(json["queryCache"]["savedTime"], "0s");
+        assert_eq!(json["indexedMetadataKeys"][0], "userId");
+        let empty = GetInfoResponse { memory: Some(memory), ..GetInfoResponse::default() };
+        assert!(to_json(&empty)["indexBytesPerEvent"].is_null());
     }
 }

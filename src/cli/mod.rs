@@ -10,7 +10,9 @@ mod append;
 mod backup;
 mod client;
 mod compact;
+mod correlation;
 mod delete;
+mod explain;
 mod export;
 mod filter;
 mod import;
@@ -18,10 +20,14 @@ mod info;
 mod output;
 mod read;
 mod repair;
+mod replay;
 mod retention;
+mod search;
 mod serve;
+mod stats;
 mod streams;
 mod tail;
+mod trends;
 mod verify;
 
 use std::{io, process::ExitCode};
@@ -42,12 +48,12 @@ Commands
   read      Read a stream, or the whole log
   tail      Follow the log live
   streams   List the streams
+  search    Find events; also: explain, correlation, replay
+  stats     Count events by hour, day, type and more; also: trends
   info      Show what the server is and holds
   import    Append CloudEvents from a file
   export    Write events to a file as CloudEvents
-  retention Set or show what is kept of a stream or a category
-  delete    Hide all events of a stream; also: truncate, tombstone
-  compact   Remove what retention and deletion have hidden
+  retention Set or show what is kept; also: truncate, delete, tombstone, compact
   verify    Check the whole history
   backup    Copy the history to a directory
   repair    Mend a damaged data directory
@@ -74,6 +80,12 @@ enum Command {
     Read(read::ReadArgs),
     Tail(tail::TailArgs),
     Streams(streams::StreamsArgs),
+    Search(search::SearchArgs),
+    Correlation(correlation::CorrelationArgs),
+    Stats(stats::StatsArgs),
+    Trends(trends::TrendsArgs),
+    Replay(replay::ReplayArgs),
+    Explain(explain::ExplainArgs),
     Info(info::InfoArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -120,6 +132,12 @@ fn client(command: Command) -> Result<(), CliError> {
             Command::Read(args) => read::run(args).await,
             Command::Tail(args) => tail::run(args).await,
             Command::Streams(args) => streams::run(args).await,
+            Command::Search(args) => search::run(args).await,
+            Command::Correlation(args) => correlation::run(args).await,
+            Command::Stats(args) => stats::run(args).await,
+            Command::Trends(args) => trends::run(args).await,
+            Command::Replay(args) => replay::run(args).await,
+            Command::Explain(args) => explain::run(args).await,
             Command::Info(args) => info::run(args).await,
             Command::Import(args) => import::run(args).await,
             Command::Export(args) => export::run(args).await,

@@ -153,6 +153,76 @@ fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
 
+/// Not more than `width` characters of what a stranger wrote; `…` stands for the rest.
+pub fn cut(text: &str, width: usize) -> String {
+    let text = printable(text);
+    match text.char_indices().nth(width) {
+        None => text.into_owned(),
+        Some(_) => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// How many characters a line of the terminal has; 80 where stdout is none.
+pub fn terminal_width() -> usize {
+    #[cfg(unix)]
+    if let Ok(size) = rustix::termios::tcgetwinsize(io::stdout())
+        && size.ws_col > 0
+    {
+        return size.ws_col.into();
+    }
+    80
+}
+
+/// `count` as a bar, where `longest` is `width` characters long; only 0 has none.
+pub fn bar(count: u64, longest: u64, width: usize) -> String {
+    const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    if count == 0 || longest == 0 {
+        return String::new();
+    }
+    let eighths = u128::from(count.min(longest)) * width as u128 * 8 / u128::from(longest);
+    let eighths = usize::try_from(eighths).unwrap_or(usize::MAX).max(1);
+    "█".repeat(eighths / 8) + PARTS[eighths % 8]
+}
+
+/// The two largest units from a minute on, one below, rounded down: `3 d 4 h`, `1.5 s`, `-20 ms`.
+pub fn duration(nanos: i128) -> String {
+    const BELOW_A_MINUTE: [(u128, &str); 4] =
+        [(1_000_000_000, "s"), (1_000_000, "ms"), (1000, "µs"), (1, "ns")];
+    let sign = if nanos < 0 { "-" } else { "" };
+    let nanos = nanos.unsigned_abs();
+    let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    let text = match (days, hours, minutes) {
+        (0, 0, 0) => {
+            // Without any it is 0 s.
+            let fits = |(unit, _): &(u128, &str)| nanos >= *unit;
+            let (unit, name) = BELOW_A_MINUTE.into_iter().find(fits).unwrap_or(BELOW_A_MINUTE[0]);
+            match nanos % unit * 10 / unit {
+                0 => format!("{} {name}", nanos / unit),
+                tenth => format!("{}.{tenth} {name}", nanos / unit),
+            }
+        }
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{} d {hours} h", grouped(days)),
+    };
+    format!("{sign}{text}")
+}
+
+pub fn nanos(duration: &prost_types::Duration) -> i128 {
+    i128::from(duration.seconds) * 1_000_000_000 + i128::from(duration.nanos)
+}
+
+/// As protobuf's JSON has a duration: `1.5s`, `-0.02s`.
+pub fn duration_json(duration: &prost_types::Duration) -> String {
+    let nanos = nanos(duration);
+    let sign = if nanos < 0 { "-" } else { "" };
+    let nanos = nanos.unsigned_abs();
+    let fraction = format!(".{:09}", nanos % 1_000_000_000);
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    format!("{sign}{}{fraction}s", nanos / 1_000_000_000)
+}
+
 pub fn time(time: Option<&prost_types::Timestamp>) -> String {
     time.and_then(format_time).unwrap_or_else(|| "-".to_owned())
 }
@@ -206,7 +276,7 @@ fn event_line(event: &RecordedEvent, palette: &Palette) -> String {
 /// JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct EventJson<'a> {
+pub struct EventJson<'a> {
     position: u64,
     version: u64,
     stream: &'a str,
@@ -241,7 +311,7 @@ enum DataJson<'a> {
 }
 
 impl<'a> EventJson<'a> {
-    fn of(event: &'a RecordedEvent) -> Self {
+    pub fn of(event: &'a RecordedEvent) -> Self {
         let data = event.data.as_ref().map(|data| match data {
             recorded_event::Data::Text(text) => {
                 let json = event.content_type.is_empty() || is_json(&event.content_type);
@@ -327,6 +397,32 @@ mod tests {
             "      12  1970-01-01T00:00:00.005Z  Payment-1@1  PaymentProcessed  \
              \"a\\u{1b}[2Jb\"    #vip"
         );
+    }
+
+    #[test]
+    fn durations_are_short_and_have_a_sign_only_where_time_runs_back() {
+        let seconds = [0, 59, 61, 3600, 90_000, 100_000_000].map(|it| duration(it * 1_000_000_000));
+        assert_eq!(seconds, ["0 s", "59 s", "1 min 1 s", "1 h 0 min", "1 d 1 h", "1 157 d 9 h"]);
+        let below =
+            [1_500_000_000, 1_999_999, 12_000, 7, -2_000_000_000, -20_000_000].map(duration);
+        assert_eq!(below, ["1.5 s", "1.9 ms", "12 µs", "7 ns", "-2 s", "-20 ms"]);
+        let json = |seconds, nanos| duration_json(&prost_types::Duration { seconds, nanos });
+        assert_eq!([json(0, 0), json(1, 500_000_000)], ["0s", "1.5s"]);
+        assert_eq!([json(0, -20_000_000), json(-3, -1)], ["-0.02s", "-3.000000001s"]);
+    }
+
+    #[test]
+    fn a_bar_is_as_long_as_its_count_and_never_empty_for_some() {
+        let bars = [0, 1, 4, 8, 12, 16, 99].map(|count| bar(count, 16, 2));
+        assert_eq!(bars, ["", "▏", "▌", "█", "█▌", "██", "██"]);
+        assert_eq!(bar(1, u64::MAX, 10), "▏");
+        assert_eq!(bar(u64::MAX, u64::MAX, 3), "███");
+        assert_eq!([bar(0, 0, 9), bar(5, 0, 9)], ["", ""]);
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_characters() {
+        assert_eq!([cut("größe", 5), cut("größe", 4), cut("a\u{7}", 2)], ["größe", "grö…", "a…"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
-    time::UNIX_EPOCH,
+    time::{Duration, UNIX_EPOCH},
 };
 
 /// A moment, UTC: seconds since 1970 (may be negative) and nanoseconds in the second (0 to 999 999 999).
@@ -15,9 +15,9 @@ pub struct Timestamp {
 
 impl Timestamp {
     /// 0001-01-01T00:00:00Z, from google/protobuf/timestamp.proto.
-    const SECONDS_MIN: i64 = -62_135_596_800;
+    pub const SECONDS_MIN: i64 = -62_135_596_800;
     /// 9999-12-31T23:59:59Z, from google/protobuf/timestamp.proto.
-    const SECONDS_MAX: i64 = 253_402_300_799;
+    pub const SECONDS_MAX: i64 = 253_402_300_799;
 
     /// The moment, if it is in range.
     pub fn new(seconds: i64, nanos: i64) -> Option<Self> {
@@ -36,6 +36,22 @@ impl Timestamp {
     /// Microseconds since 1970, rounded down.
     pub fn micros(self) -> i64 {
         self.seconds * 1_000_000 + i64::from(self.nanos / 1000)
+    }
+
+    /// Microseconds since 1970, rounded up.
+    pub fn micros_up(self) -> i64 {
+        self.micros() + i64::from(!self.nanos.is_multiple_of(1000))
+    }
+
+    /// The time from `earlier` to this moment; `None` if this one is earlier.
+    pub fn since(self, earlier: Self) -> Option<Duration> {
+        let nanos = i128::from(self.seconds - earlier.seconds) * 1_000_000_000
+            + i128::from(self.nanos)
+            - i128::from(earlier.nanos);
+        let nanos = u128::try_from(nanos).ok()?;
+        let seconds = u64::try_from(nanos / 1_000_000_000).expect("less than 10 000 years");
+        let nanos = u32::try_from(nanos % 1_000_000_000).expect("below 10^9");
+        Some(Duration::new(seconds, nanos))
     }
 
     /// Whole seconds since 1970, rounded down.

@@ -14,7 +14,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
 };
 
 use serde::{Deserialize, Serialize};
@@ -239,6 +239,8 @@ pub struct Retention {
     categories: Map,
     /// The position of the first setting; 0: there is none. Written by the sequencer.
     first: AtomicU64,
+    /// Whether any rule ever had an age. Written by the sequencer.
+    aged: AtomicBool,
     /// The latest time about which somebody has asked, microseconds: what was too old once stays so, also
     /// if the clock goes back.
     latest_micros: AtomicI64,
@@ -252,6 +254,12 @@ impl Retention {
         // Relaxed: whoever has `head` has loaded a watermark that covers it, with Acquire.
         let first = self.first.load(Ordering::Relaxed);
         first == 0 || first > head.get()
+    }
+
+    /// Whether no rule ever had an age: then nothing is hidden by time that passes.
+    pub fn is_timeless(&self) -> bool {
+        // Relaxed: as above.
+        !self.aged.load(Ordering::Relaxed)
     }
 
     /// Tells which events of `reader` are hidden at the time `now_micros`, and goes on telling the same.
@@ -402,6 +410,10 @@ impl Retention {
             }
         };
         after.at = position;
+        if after.rule.max_age_micros.is_some() {
+            // Relaxed: as `first`.
+            self.aged.store(true, Ordering::Relaxed);
+        }
         let (map, name) = self.entry(&scope);
         let map = map.pin();
         let states = map.get(name).map_or_else(

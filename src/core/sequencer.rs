@@ -487,7 +487,7 @@ impl Sequencer {
         format::for_each_indexed(message, |indexed| {
             match indexed {
                 Indexed::OccurredAt(moment) => {
-                    columns.occurred.push(position, Some(moment.seconds()), permit);
+                    columns.occurred.push(position, Some(moment), permit);
                 }
                 Indexed::Stream(stream) => {
                     let code = history.streams.push(stream, position, permit);

@@ -1,10 +1,16 @@
 //! Use cases: what a call means, without a transport and without bytes on a disk.
 
+pub mod analytics;
 pub mod backup;
+pub mod cache;
 pub mod command;
+pub mod correlation;
 mod counts;
+pub mod places;
 pub mod query;
+pub mod replay;
 pub mod scan;
+pub mod search;
 pub mod subscription;
 pub mod upkeep;
 pub mod verify;

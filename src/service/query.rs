@@ -1,14 +1,28 @@
 //! Reads of the history that are not a walk over events: one event, one stream, lists, counts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{counts, scan::Scan};
+use super::{
+    analytics::{self, Analysis, Watched, tally::TooManyRows},
+    correlation::{self, Timeline},
+    counts,
+    places::{NoPlace, Place, Places},
+    replay::{Replay, ReplayOptions},
+    scan::Scan,
+    search::{Fingerprint, Search},
+};
 use crate::core::{
     clock::{Clock, Timestamp},
-    filter::{Filter, plan::Direction},
+    filter::{
+        Filter,
+        plan::{self, Cost, Cursor, Direction, Plan},
+    },
     history::History,
     index::{
         map::{Entry, IndexMap},
@@ -22,6 +36,8 @@ use crate::core::{
 
 /// A query waits at most so long for its `min_position`.
 const MIN_POSITION_WAIT_MAX: Duration = Duration::from_secs(30);
+/// An explained walk goes so many jumps before other tasks get their turn.
+const EXPLAINED_BETWEEN_YIELDS: u32 = 4096;
 
 /// Why a query has no answer. It wrote nothing, of course.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +63,18 @@ pub enum QueryError {
     /// The log did not get there in time.
     #[error("the log has not reached position {min_position} in time; the head is {head}")]
     MinPositionNotReached { min_position: Position, head: Position },
+    /// No event that can be read has this correlation id.
+    #[error("there is no event with correlation id {0}")]
+    UnknownCorrelation(String),
+    /// Too much is open already.
+    #[error(transparent)]
+    TooMany(#[from] NoPlace),
+    /// The answer would be too large.
+    #[error(transparent)]
+    TooManyRows(#[from] TooManyRows),
+    /// The server stops.
+    #[error("the server stops")]
+    Stopping,
     /// The server stops, and the log will not get there.
     #[error("the server stops before the log has reached position {min_position}")]
     ShuttingDown { min_position: Position },
@@ -118,13 +146,24 @@ pub struct PageRequest {
 pub struct QueryService {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
+    places: Places,
     stop: CancellationToken,
 }
 
 impl QueryService {
-    /// Nothing is waited for any more when `stop` is cancelled.
-    pub fn new(history: Arc<History>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
-        Self { history, clock, stop }
+    /// Nothing is waited for any more when `stop` is cancelled. What stays open takes one of the places.
+    pub fn new(
+        history: Arc<History>,
+        clock: Arc<dyn Clock>,
+        places: Places,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { history, clock, places, stop }
+    }
+
+    /// A place for what stays open.
+    pub fn take_place(&self) -> Result<Place, QueryError> {
+        Ok(self.places.take()?)
     }
 
     /// The history that is read.
@@ -316,6 +355,88 @@ impl QueryService {
         let visibility = self.visibility(&reader);
         (counts::of_filter(&self.history, filter, &reader, visibility).await, reader.head())
     }
+
+    /// One page of a search.
+    pub fn search(
+        &self,
+        filter: &Filter,
+        direction: Direction,
+        page: (Fingerprint, Position),
+        limit: u64,
+    ) -> Result<Search, QueryError> {
+        let (first, after) = (self.history.log.first(), page.1);
+        if direction == Direction::Forwards && after > Position::ZERO && after.next() < first {
+            return Err(QueryError::NotKept { after, first });
+        }
+        Ok(Search::new(&self.history, &*self.clock, filter, direction, page, limit))
+    }
+
+    /// The first events of a correlation id, at most `max`.
+    pub async fn correlation(&self, id: &Name, max: usize) -> Result<Timeline, QueryError> {
+        correlation::timeline(&self.history, &*self.clock, id, max).await
+    }
+
+    /// Counts.
+    pub async fn analyse<A: Analysis>(&self, query: &A) -> Result<A::Answer, QueryError> {
+        Ok(analytics::analyse(query, &self.history, &*self.clock).await?)
+    }
+
+    /// Counts that are told again when they have changed.
+    pub fn watch<A: Analysis>(&self, query: A) -> Watched<A> {
+        Watched::new(query, Arc::clone(&self.history), Arc::clone(&self.clock), self.stop.clone())
+    }
+
+    /// A replay of what there is now.
+    pub async fn replay(&self, options: ReplayOptions) -> Result<Replay, QueryError> {
+        Replay::begin(&self.history, &*self.clock, options, self.stop.clone()).await
+    }
+
+    /// How `filter` is answered, and what that costs if `execute` says to find out.
+    pub async fn explain(&self, filter: &Filter, execute: bool) -> Explanation {
+        let reader = self.history.log.reader();
+        let plans = plan::explain(filter, &self.history, &reader);
+        let mut explanation = Explanation { head: reader.head(), plans, execution: None };
+        if !execute {
+            return explanation;
+        }
+        let started = Instant::now();
+        let mut visibility = self.visibility(&reader).filter(|it| !it.hides_dropped_only());
+        let mut cursor = Cursor::new(filter, &self.history, &reader, Direction::Forwards);
+        let (mut matches, mut found) = (0, Vec::new());
+        let mut next = Some(reader.first().max(Position::new(1)));
+        while let Some(from) = next.filter(|from| *from <= reader.head()) {
+            found.clear();
+            let mut budget = EXPLAINED_BETWEEN_YIELDS;
+            let max = usize::try_from(budget).expect("32 bits");
+            next = cursor.fill(from, &reader, &mut budget, max, &mut found);
+            let visible = |position: &&u64| {
+                let position = Position::new(**position);
+                visibility.as_mut().is_none_or(|visibility| !visibility.hides(position))
+            };
+            matches += found.iter().filter(visible).count() as u64;
+            tokio::task::yield_now().await;
+        }
+        let elapsed = started.elapsed();
+        explanation.execution = Some(Execution { matches, cost: cursor.cost(), elapsed });
+        explanation
+    }
+}
+
+/// How a filter is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    pub head: Position,
+    /// One for each clause; one for no clause at all.
+    pub plans: Vec<Plan>,
+    pub execution: Option<Execution>,
+}
+
+/// What a walk over all matches has cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    pub matches: u64,
+    pub cost: Cost,
+    pub elapsed: Duration,
 }
 
 fn list<T>(

@@ -8,19 +8,16 @@
 //!                                                                                    fell behind
 //! ```
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::scan::{Block, Progress, Scan};
+use super::{
+    places::{NoPlace, Place, Places},
+    scan::{Block, Progress, Scan},
+};
 use crate::core::{
     clock::{Clock, Timestamp},
     filter::{Filter, plan::Direction},
@@ -81,8 +78,8 @@ pub enum SubscribeError {
     #[error("position {after} is no longer followed by what is kept; it begins at {first}")]
     NotKept { after: Position, first: Position },
     /// The limit is reached.
-    #[error("{limit} subscriptions are open, no more are allowed")]
-    TooMany { limit: usize },
+    #[error(transparent)]
+    TooMany(#[from] NoPlace),
     /// The server stops.
     #[error("the server stops; resume after position {resume_after}")]
     ShuttingDown { resume_after: Position },
@@ -93,31 +90,24 @@ pub enum SubscribeError {
 pub struct SubscriptionService {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
-    open: Arc<AtomicUsize>,
-    limit: usize,
+    places: Places,
     stop: CancellationToken,
 }
 
 impl SubscriptionService {
-    /// Subscriptions end when `stop` is cancelled; at most `limit` are open.
+    /// Subscriptions end when `stop` is cancelled; each takes one of the places.
     pub fn new(
         history: Arc<History>,
         clock: Arc<dyn Clock>,
-        limit: usize,
+        places: Places,
         stop: CancellationToken,
     ) -> Self {
-        Self { history, clock, open: Arc::default(), limit, stop }
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        // Relaxed: a number to look at.
-        self.open.load(Ordering::Relaxed)
+        Self { history, clock, places, stop }
     }
 
     /// Opens one.
     pub fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, SubscribeError> {
-        let place = Place::take(&self.open, self.limit)?;
+        let place = self.places.take()?;
         let head = self.history.log.watermark().get();
         let after = match options.start {
             Start::Now => head,
@@ -147,25 +137,6 @@ fn from_kept(history: &History, after: Position) -> Result<Position, SubscribeEr
         Position::ZERO => Ok(first.previous()),
         after if after.next() >= first => Ok(after),
         after => Err(SubscribeError::NotKept { after, first }),
-    }
-}
-
-/// One of the limited number of subscriptions, given back when dropped.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(open: &Arc<AtomicUsize>, limit: usize) -> Result<Self, SubscribeError> {
-        // Relaxed: the number orders nothing.
-        let before = open.fetch_add(1, Ordering::Relaxed);
-        let place = Self(Arc::clone(open));
-        if before < limit { Ok(place) } else { Err(SubscribeError::TooMany { limit }) }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Relaxed: as above.
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,7 +6,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Answers, answers,
+    Answers,
+    analytics::Kept,
+    answers,
     convert::{self, InvalidRequest},
     proto::v1::{
         self, BackupBegin, BackupFile, BackupRequest, BackupResponse, CompactRequest,
@@ -26,7 +28,8 @@ use crate::{
     },
     service::{
         backup::{self, Backup},
-        subscription::SubscriptionService,
+        cache::{CacheFacts, QueryCache},
+        places::Places,
         upkeep::Compactor,
         verify::{Progress, Verification, Verified},
     },
@@ -36,7 +39,8 @@ use crate::{
 pub struct Admin {
     pub store: Arc<Store>,
     pub compactor: Compactor,
-    pub subscriptions: SubscriptionService,
+    pub places: Places,
+    pub cache: Arc<QueryCache<Kept>>,
     pub limits: Limits,
     /// `None`: memory mode.
     pub sync: Option<SyncMode>,
@@ -51,7 +55,7 @@ impl admin_service_server::AdminService for Admin {
         &self,
         _: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
-        let history = self.store.history();
+        let (history, cached) = (self.store.history(), self.cache.facts());
         let uptime = prost_types::Duration::try_from(self.started.elapsed()).unwrap_or_default();
         Ok(Response::new(GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -64,16 +68,16 @@ impl admin_service_server::AdminService for Admin {
             category_count: history.categories.len() as u64,
             event_type_count: history.types.len() as u64,
             tag_count: history.tags.len() as u64,
-            memory: Some(memory(&self.store)),
+            memory: Some(memory(&self.store, &cached)),
             limits: Some(limits(&self.limits)),
-            subscription_count: self.subscriptions.open() as u64,
+            subscription_count: self.places.open() as u64,
             sync: match self.sync {
                 None => String::new(),
                 Some(SyncMode::Always) => "always".to_owned(),
                 Some(SyncMode::Interval(interval)) => format!("interval={interval:?}"),
                 Some(SyncMode::Never) => "never".to_owned(),
             },
-            query_cache: None,
+            query_cache: Some(query_cache(&cached)),
             indexed_metadata_keys: history
                 .metadata
                 .iter()
@@ -183,7 +187,16 @@ impl From<backup::Message> for BackupResponse {
     }
 }
 
-fn memory(store: &Store) -> Memory {
+fn query_cache(facts: &CacheFacts) -> v1::QueryCache {
+    v1::QueryCache {
+        hit_count: facts.hits,
+        miss_count: facts.misses,
+        entry_count: facts.entries,
+        saved_time: prost_types::Duration::try_from(facts.saved).ok(),
+    }
+}
+
+fn memory(store: &Store, cached: &CacheFacts) -> Memory {
     let history = store.history();
     let (segment_bytes, offset_bytes) = history.log.allocated();
     let (in_memory, in_files) = history.log.size();
@@ -204,7 +217,7 @@ fn memory(store: &Store) -> Memory {
         metadata_bytes: metadata.sum(),
         column_bytes: history.columns_allocated() as u64,
         retention_bytes: history.retention.allocated() as u64,
-        query_cache_bytes: 0,
+        query_cache_bytes: cached.bytes,
         resident_bytes: resident_bytes().unwrap_or(0),
     }
 }

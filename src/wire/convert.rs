@@ -169,7 +169,7 @@ impl Check {
         actual <= max
     }
 
-    fn number(&mut self, at: At<'_>, value: u32, default: u32, max: u32) -> u32 {
+    pub(super) fn number(&mut self, at: At<'_>, value: u32, default: u32, max: u32) -> u32 {
         if value > max {
             self.wrong(at, format_args!("is {value}, at most {max} is allowed"));
         }

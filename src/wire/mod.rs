@@ -1,6 +1,7 @@
 //! The only code that knows gRPC. An RPC is: convert, call a service, convert.
 
 pub mod admin;
+pub mod analytics;
 pub mod block;
 pub mod call;
 pub mod codec;

@@ -1,12 +1,14 @@
 //! `annals.v1.QueryService`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prost::Message;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
-    Answers, answers,
+    Answers,
+    analytics::{self, Kept},
+    answers,
     block::EventBlock,
     call, convert, filter,
     proto::v1::{
@@ -20,25 +22,39 @@ use super::{
 };
 use crate::{
     core::{
+        filter::Filter,
         limits::Limits,
         log::format,
         position::{Position, Version},
     },
     service::{
-        query::QueryService,
+        cache::{Outcome, QueryCache},
+        query::{QueryError, QueryService},
         scan::{Blocks, Scan},
+        search::Found,
     },
 };
 
 /// The service on the wire.
 pub struct Queries {
     service: QueryService,
+    cache: Arc<QueryCache<Kept>>,
     limits: Limits,
 }
 
 impl Queries {
-    pub fn new(service: QueryService, limits: Limits) -> Self {
-        Self { service, limits }
+    pub fn new(service: QueryService, cache: Arc<QueryCache<Kept>>, limits: Limits) -> Self {
+        Self { service, cache, limits }
+    }
+
+    /// The answer to the request of this key, kept or worked out.
+    async fn cached(
+        &self,
+        key: Vec<u8>,
+        filter: &Filter,
+        work: impl Future<Output = Result<Kept, QueryError>> + Send,
+    ) -> Result<(Kept, Outcome), Status> {
+        Ok(self.cache.answer(key, filter, self.service.history(), work).await?)
     }
 
     /// Waits until the log has reached the position that a request asks for. The request has been
@@ -170,11 +186,19 @@ impl query_service_server::QueryService for Queries {
     ) -> Result<Response<CountResponse>, Status> {
         let patience = call::patience(request.metadata());
         let CountRequest { filters, min_position } = request.into_inner();
+        let key = analytics::count_key(filters.clone());
         let filter = filter::filter(filters, &self.limits)?;
         self.reach(min_position, patience).await?;
-        let (count, position) = self.service.count(&filter).await;
-        Ok(Response::new(CountResponse { count, position: position.get() }))
+        let work = async {
+            let (count, position) = self.service.count(&filter).await;
+            Ok(Kept::Count(CountResponse { count, position: position.get() }))
+        };
+        match self.cached(key, &filter, work).await? {
+            (Kept::Count(answer), outcome) => Ok(with_outcome(answer, outcome)),
+            _ => unreachable!("the key tells the call"),
+        }
     }
+
     async fn get_retention(
         &self,
         request: Request<GetRetentionRequest>,
@@ -188,58 +212,181 @@ impl query_service_server::QueryService for Queries {
     }
 
     type SearchStream = Answers<v1::SearchResponse>;
+
     async fn search(
         &self,
-        _: Request<v1::SearchRequest>,
+        request: Request<v1::SearchRequest>,
     ) -> Result<Response<Self::SearchStream>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let request = request.into_inner();
+        let direction = convert::direction(request.direction)?;
+        let page = analytics::page(&request, direction)?;
+        let filter = filter::filter(request.filters, &self.limits)?;
+        self.reach(request.min_position, patience).await?;
+        let search = self.service.search(&filter, direction, page, request.limit)?;
+        Ok(Response::new(answers(Some(search), |search| async move {
+            let mut search = search?;
+            match search.next().await {
+                Ok(end @ Found::End { .. }) => Some((Ok(end.into()), None)),
+                Ok(found) => Some((Ok(found.into()), Some(search))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
     }
+
     type GetCorrelationStream = Answers<v1::GetCorrelationResponse>;
+
     async fn get_correlation(
         &self,
-        _: Request<v1::GetCorrelationRequest>,
+        request: Request<v1::GetCorrelationRequest>,
     ) -> Result<Response<Self::GetCorrelationStream>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let v1::GetCorrelationRequest { correlation_id, limit, min_position } =
+            request.into_inner();
+        let (id, max) = analytics::correlation(&correlation_id, limit)?;
+        self.reach(min_position, patience).await?;
+        let timeline = self.service.correlation(&id, max).await?;
+        let summary = analytics::summary(&timeline);
+        Ok(Response::new(answers(
+            (Some(summary), timeline),
+            |(summary, mut timeline)| async move {
+                let message = summary.or_else(|| analytics::entry(&mut timeline))?;
+                Some((Ok(message), (None, timeline)))
+            },
+        )))
     }
+
     async fn get_statistics(
         &self,
-        _: Request<v1::GetStatisticsRequest>,
+        request: Request<v1::GetStatisticsRequest>,
     ) -> Result<Response<v1::GetStatisticsResponse>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let request = request.into_inner();
+        let (min_position, key) =
+            (request.min_position, analytics::statistics_key(request.clone()));
+        let history = self.service.history();
+        let query = analytics::statistics(request, &self.limits, history)?;
+        self.reach(min_position, patience).await?;
+        let work = async {
+            let statistics = self.service.analyse(&query).await?;
+            Ok(Kept::Statistics(analytics::statistics_response(statistics, history)))
+        };
+        match self.cached(key, &query.filter, work).await? {
+            (Kept::Statistics(answer), outcome) => Ok(with_outcome(answer, outcome)),
+            _ => unreachable!("the key tells the call"),
+        }
     }
+
     type WatchStatisticsStream = Answers<v1::WatchStatisticsResponse>;
+
     async fn watch_statistics(
         &self,
-        _: Request<v1::WatchStatisticsRequest>,
+        request: Request<v1::WatchStatisticsRequest>,
     ) -> Result<Response<Self::WatchStatisticsStream>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let request = request.into_inner();
+        let min_position = request.statistics.as_ref().map_or(0, |it| it.min_position);
+        let history = Arc::clone(self.service.history());
+        let (query, interval) = analytics::watch_statistics(request, &self.limits, &history)?;
+        self.reach(min_position, patience).await?;
+        let place = self.service.take_place()?;
+        let watched = Some((self.service.watch(query), history, place));
+        Ok(Response::new(answers(watched, move |watched| async move {
+            let (mut watched, history, place) = watched?;
+            match watched.next(interval).await {
+                Ok(update) => {
+                    let message = analytics::statistics_update(update, &history);
+                    Some((Ok(message), Some((watched, history, place))))
+                }
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
     }
+
     async fn get_trends(
         &self,
-        _: Request<v1::GetTrendsRequest>,
+        request: Request<v1::GetTrendsRequest>,
     ) -> Result<Response<v1::GetTrendsResponse>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let request = request.into_inner();
+        let (min_position, key) = (request.min_position, analytics::trends_key(request.clone()));
+        let query = analytics::trends(request, &self.limits, self.service.history())?;
+        self.reach(min_position, patience).await?;
+        let work = async {
+            Ok(Kept::Trends(analytics::trends_response(self.service.analyse(&query).await?)))
+        };
+        match self.cached(key, &query.filter, work).await? {
+            (Kept::Trends(answer), outcome) => Ok(with_outcome(answer, outcome)),
+            _ => unreachable!("the key tells the call"),
+        }
     }
+
     type WatchTrendsStream = Answers<v1::WatchTrendsResponse>;
+
     async fn watch_trends(
         &self,
-        _: Request<v1::WatchTrendsRequest>,
+        request: Request<v1::WatchTrendsRequest>,
     ) -> Result<Response<Self::WatchTrendsStream>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let request = request.into_inner();
+        let min_position = request.trends.as_ref().map_or(0, |it| it.min_position);
+        let (query, interval) =
+            analytics::watch_trends(request, &self.limits, self.service.history())?;
+        self.reach(min_position, patience).await?;
+        let place = self.service.take_place()?;
+        let watched = Some((self.service.watch(query), place));
+        Ok(Response::new(answers(watched, move |watched| async move {
+            let (mut watched, place) = watched?;
+            match watched.next(interval).await {
+                Ok(update) => Some((Ok(analytics::trends_update(update)), Some((watched, place)))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
     }
+
     type ReplayStream = Answers<v1::ReplayResponse>;
+
     async fn replay(
         &self,
-        _: Request<v1::ReplayRequest>,
+        request: Request<v1::ReplayRequest>,
     ) -> Result<Response<Self::ReplayStream>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let request = request.into_inner();
+        let min_position = request.min_position;
+        let options = analytics::replay(request, &self.limits)?;
+        self.reach(min_position, patience).await?;
+        let place = self.service.take_place()?;
+        let replay = Some((self.service.replay(options).await?, place));
+        Ok(Response::new(answers(replay, |replay| async move {
+            let (mut replay, place) = replay?;
+            match replay.next().await.transpose()? {
+                Ok(message) => Some((Ok(message.into()), Some((replay, place)))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
     }
+
     async fn explain(
         &self,
-        _: Request<v1::ExplainRequest>,
+        request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        Err(Status::unimplemented("soon"))
+        let patience = call::patience(request.metadata());
+        let v1::ExplainRequest { filters, execute, min_position } = request.into_inner();
+        let filter = filter::filter(filters, &self.limits)?;
+        self.reach(min_position, patience).await?;
+        Ok(Response::new(self.service.explain(&filter, execute).await.into()))
     }
+}
+
+/// An answer whose headers say whether it was kept: `annals-cache`.
+fn with_outcome<T>(answer: T, outcome: Outcome) -> Response<T> {
+    let mut response = Response::new(answer);
+    let outcome = match outcome {
+        Outcome::Hit => "hit",
+        Outcome::Miss => "miss",
+    };
+    response.metadata_mut().insert("annals-cache", MetadataValue::from_static(outcome));
+    response
 }
 
 fn blocks(scan: Scan) -> Response<Answers<EventBlock>> {

@@ -9,7 +9,8 @@ use super::convert::InvalidRequest;
 use crate::{
     core::{append::AppendError, log::verify::Damage},
     service::{
-        query::QueryError, subscription::SubscribeError, upkeep::CompactError, verify::VerifyError,
+        analytics::tally::TooManyRows, places::NoPlace, query::QueryError,
+        subscription::SubscribeError, upkeep::CompactError, verify::VerifyError,
     },
 };
 
@@ -170,6 +171,17 @@ impl From<QueryError> for Status {
                 text,
                 [("min_position", min_position.to_string()), ("head", head.to_string())],
             ),
+            E::TooMany(NoPlace { limit }) => too_many_subscriptions(text, limit),
+            E::UnknownCorrelation(id) => {
+                status(Code::NotFound, "UNKNOWN_CORRELATION", text, [("correlation_id", short(id))])
+            }
+            E::TooManyRows(TooManyRows { rows, max }) => status(
+                Code::ResourceExhausted,
+                "TOO_MANY_ROWS",
+                text,
+                [("rows", rows.to_string()), ("max", max.to_string())],
+            ),
+            E::Stopping => shutting_down(),
             E::ShuttingDown { min_position } => status(
                 Code::Unavailable,
                 "SHUTTING_DOWN",
@@ -178,6 +190,11 @@ impl From<QueryError> for Status {
             ),
         }
     }
+}
+
+fn too_many_subscriptions(text: String, limit: usize) -> Status {
+    let facts = [("limit", limit.to_string())];
+    status(Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", text, facts)
 }
 
 impl From<SubscribeError> for Status {
@@ -197,12 +214,7 @@ impl From<SubscribeError> for Status {
                 text,
                 [("after", after.to_string()), ("first", first.to_string())],
             ),
-            E::TooMany { limit } => status(
-                Code::ResourceExhausted,
-                "TOO_MANY_SUBSCRIPTIONS",
-                text,
-                [("limit", limit.to_string())],
-            ),
+            E::TooMany(NoPlace { limit }) => too_many_subscriptions(text, limit),
             E::ShuttingDown { resume_after } => status(
                 Code::Unavailable,
                 "SHUTTING_DOWN",

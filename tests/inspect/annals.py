@@ -56,11 +56,11 @@ class Output:
 
 
 class Server:
-    """`annals serve` on a free port of the loopback, in memory."""
+    """`annals serve` on a free port of the loopback, in memory unless the options say where."""
 
-    def __init__(self):
+    def __init__(self, *options):
         self.process = subprocess.Popen(
-            [BINARY, "serve", "--listen", "127.0.0.1:0"],
+            [BINARY, "serve", "--listen", "127.0.0.1:0", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -25,6 +25,7 @@ use annals::{
     },
     service::{
         command::CommandService,
+        places::Places,
         query::{PageRequest, QueryError, QueryService},
         scan::{Progress, Scan},
         subscription::{Message, Start, SubscribeOptions, SubscriptionService},
@@ -293,7 +294,12 @@ impl Subject {
 
     pub fn queries(&self) -> QueryService {
         let clock: Arc<dyn Clock> = self.clock.clone();
-        QueryService::new(Arc::clone(self.store.history()), clock, CancellationToken::new())
+        QueryService::new(
+            Arc::clone(self.store.history()),
+            clock,
+            Places::new(10),
+            CancellationToken::new(),
+        )
     }
 }
 
@@ -383,7 +389,7 @@ fn subscribed(subject: &Subject, filter: &Filter) -> Vec<u64> {
     let history = Arc::clone(subject.store.history());
     let clock: Arc<dyn Clock> = subject.clock.clone();
     let head = history.log.watermark().get();
-    let service = SubscriptionService::new(history, clock, 10, CancellationToken::new());
+    let service = SubscriptionService::new(history, clock, Places::new(10), CancellationToken::new());
     let options = SubscribeOptions {
         start: Start::After(Position::ZERO),
         filter: filter.clone(),

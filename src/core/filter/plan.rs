@@ -473,10 +473,8 @@ fn categories_of(prefixes: &[Name]) -> Option<Vec<&str>> {
 /// The first and the last position that were recorded in `range`.
 fn recorded_in(range: TimeRange, reader: &Reader) -> (u64, u64) {
     // Recorded times are whole microseconds.
-    let at_or_after = |moment: Timestamp| {
-        let micros = moment.micros() + i64::from(moment.nanos() % 1000 > 0);
-        reader.first_recorded_at_or_after(micros).get()
-    };
+    let at_or_after =
+        |moment: Timestamp| reader.first_recorded_at_or_after(moment.micros_up()).get();
     let last = range.to.map_or(reader.head().get(), |to| at_or_after(to) - 1);
     (range.from.map_or(1, at_or_after), last)
 }
@@ -546,9 +544,9 @@ fn occurred_in(
     if at_an_end {
         return Some(occurred_at(position, work).is_some_and(|moment| range.contains(moment)));
     }
-    let (min, max) = times.span(position).unwrap_or((i64::MIN, i64::MAX));
+    let (min, max) = times.span_micros(position).unwrap_or((i64::MIN, i64::MAX));
     let meets =
-        from.is_none_or(|from| from.seconds() <= max) && to.is_none_or(|to| min <= to.seconds());
+        from.is_none_or(|from| from.micros() <= max) && to.is_none_or(|to| min <= to.micros_up());
     meets.then_some(false)
 }
 

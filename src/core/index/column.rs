@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::SoleWriter;
 use crate::core::{
+    clock::Timestamp,
     position::Position,
     sync::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Snapshot},
 };
@@ -329,7 +330,8 @@ const BASE: i64 = 1 << 31;
 struct Times {
     /// The first event's, seconds since 1970.
     base: i64,
-    /// The least and the greatest. Written by the sole writer; they may cover events above a watermark.
+    /// The least, rounded down, and the greatest, rounded up, microseconds. Written by the sole writer; they
+    /// may cover events above a watermark.
     min: AtomicI64,
     max: AtomicI64,
     /// Seconds from `base`, plus [`BASE`]; [`FAR`]. Each is written once, by the sole writer.
@@ -342,15 +344,16 @@ impl Times {
         Self { base, min: AtomicI64::new(i64::MAX), max: AtomicI64::new(i64::MIN), cells }
     }
 
-    fn set(&self, index: usize, seconds: i64) {
-        let offset = seconds.checked_sub(self.base).and_then(|offset| offset.checked_add(BASE));
+    fn set(&self, index: usize, moment: Timestamp) {
+        let offset =
+            moment.seconds().checked_sub(self.base).and_then(|offset| offset.checked_add(BASE));
         let cell = offset.and_then(|offset| u32::try_from(offset).ok()).unwrap_or(FAR);
         // Relaxed, all: the watermark publishes them.
         self.cells[index].store(cell, Ordering::Relaxed);
         let min = self.min.load(Ordering::Relaxed);
-        self.min.store(min.min(seconds), Ordering::Relaxed);
+        self.min.store(min.min(moment.micros()), Ordering::Relaxed);
         let max = self.max.load(Ordering::Relaxed);
-        self.max.store(max.max(seconds), Ordering::Relaxed);
+        self.max.store(max.max(moment.micros_up()), Ordering::Relaxed);
     }
 
     fn get(&self, index: usize) -> Option<i64> {
@@ -399,19 +402,19 @@ impl TimeColumn {
         Some(Self(Snapshot::new(Arc::new(Blocks { forgotten: 0, blocks }))))
     }
 
-    /// Notes the seconds since 1970 of the event at `position`, which follows the last one; `None`: it has
-    /// none. How many bytes the column has grown by.
-    pub fn push(&self, position: Position, seconds: Option<i64>, _: &mut SoleWriter) -> usize {
+    /// Notes when the event at `position` was, which follows the last one; `None`: it has no time. How many
+    /// bytes the column has grown by.
+    pub fn push(&self, position: Position, moment: Option<Timestamp>, _: &mut SoleWriter) -> usize {
         let (block, inside) = place(position);
         let set = |times: &Times| {
-            if let Some(seconds) = seconds {
-                times.set(inside, seconds);
+            if let Some(moment) = moment {
+                times.set(inside, moment);
             }
         };
         if self.0.with(|blocks| blocks.get(block).map(|times| set(times))).is_some() {
             return 0;
         }
-        let times = Times::new(seconds.unwrap_or(0));
+        let times = Times::new(moment.map_or(0, Timestamp::seconds));
         set(&times);
         self.0.store(self.0.load().with(times));
         Times::allocated()
@@ -453,17 +456,17 @@ impl TimeView {
         self.0.get(block)?.get(inside)
     }
 
-    /// The least and the greatest second of the block that `position` is in, and of perhaps some events
-    /// that came since; `None` where it has none.
-    pub fn span(&self, position: Position) -> Option<(i64, i64)> {
+    /// The least microsecond of the block that `position` is in, rounded down, and the greatest, rounded up,
+    /// and of perhaps some events that came since; `None` where it has none.
+    pub fn span_micros(&self, position: Position) -> Option<(i64, i64)> {
         let times = self.0.get(place(position).0)?;
         // Relaxed: what a watermark covers was written before it.
         let span = (times.min.load(Ordering::Relaxed), times.max.load(Ordering::Relaxed));
         (span.0 <= span.1).then_some(span)
     }
 
-    /// Hands the moments up to `head` out as bytes, block by block: the first moment, the least, the
-    /// greatest, then 4 bytes each, little-endian. Nothing is forgotten.
+    /// Hands the moments up to `head` out as bytes, block by block: the first second, the least and
+    /// the greatest microsecond, then 4 bytes each, little-endian. Nothing is forgotten.
     pub fn encode<E>(
         &self,
         head: Position,
@@ -549,7 +552,8 @@ mod tests {
             let mut writer = SoleWriter::new();
             let column = TimeColumn::new();
             for (index, value) in values.iter().enumerate() {
-                column.push(position(index), (value % 7 != 0).then_some(*value), &mut writer);
+                let moment = Timestamp::new(*value, index as i64 % 1_000_000_000);
+                column.push(position(index), moment.filter(|_| value % 7 != 0), &mut writer);
             }
             let mut bytes = Vec::new();
             let head = Position::new(values.len() as u64);
@@ -564,8 +568,8 @@ mod tests {
                         None => prop_assert!(value % 7 == 0 || value.abs() > 1 << 30),
                     }
                     if value % 7 != 0 {
-                        let (min, max) = view.span(at).expect("it has one");
-                        prop_assert!(min <= *value && *value <= max);
+                        let (min, max) = view.span_micros(at).expect("it has one");
+                        prop_assert!(min <= *value * 1_000_000 && *value * 1_000_000 < max);
                     }
                 }
             }
@@ -579,7 +583,7 @@ mod tests {
         let last = Position::new(3 * BLOCK_EVENTS);
         for at in 1..=last.get() {
             column.push(Position::new(at), 1, &mut writer);
-            times.push(Position::new(at), Some(5), &mut writer);
+            times.push(Position::new(at), Timestamp::new(5, 0), &mut writer);
         }
         let floor = Position::new(2 * BLOCK_EVENTS);
         let before = column.allocated();

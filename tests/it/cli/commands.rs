@@ -43,10 +43,16 @@ fn without_arguments_it_explains_itself_on_one_screen() {
     let text = text(&output.stdout);
     assert!(text.lines().count() <= 24, "{text}");
     for command in [
-        "serve", "append", "read", "tail", "streams", "info", "import", "export", "verify",
-        "backup", "repair",
+        "serve", "append", "read", "tail", "streams", "search", "stats", "info", "import",
+        "export", "verify", "backup", "repair",
     ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} in\n{text}");
+        assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
+    }
+    for command in
+        ["explain", "correlation", "replay", "trends", "truncate", "tombstone", "compact"]
+    {
+        assert!(text.contains(command), "{command} in\n{text}");
         assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
     }
     assert!(text.contains("annals append Payment-1"), "{text}");
@@ -85,6 +91,21 @@ fn a_wrong_use_ends_with_2_before_any_server_is_asked() {
         &["retention", "set", "Payment-1", "--max-age", "1w"],
         &["retention", "set", "Payment-1", "--max-age", "1d", "--everything"],
         &["retention", "show"],
+        &["read", "--occurred-from", "yesterday"],
+        &["tail", "--metadata", "novalue"],
+        &["export", "--recorded-from", "2011-03-01", "--recorded-to", "2011-03-01"],
+        &["search", "--json-match", "$.amount"],
+        &["search", "--limit", "0"],
+        &["search", "--limit", "1", "--all"],
+        &["stats", "--by", "year"],
+        &["stats", "--rows", "100001"],
+        &["trends", "--by", "type"],
+        &["trends", "--split-by", "day"],
+        &["trends", "--series", "3"],
+        &["correlation"],
+        &["correlation", "c", "--limit", "10001"],
+        &["replay", "--speed", "-1"],
+        &["replay", "--pause-max", "10"],
         &["truncate", "Payment-1"],
         &["truncate", "Payment-1", "--before", "0"],
         &["delete"],

@@ -7,6 +7,7 @@ mod data_directory;
 mod fake_server;
 mod import_file;
 mod made_history;
+mod queries;
 mod real_server;
 mod repair;
 mod verify;

@@ -1,0 +1,492 @@
+//! Counts what a filter picks: a walk over its positions that reads columns, and hardly ever a record.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use foldhash::fast::RandomState;
+
+use super::calendar::{Bucket, Unit, Zone};
+use crate::core::{
+    clock::Timestamp,
+    filter::{
+        Filter,
+        plan::{Cursor, Direction},
+    },
+    history::History,
+    index::column::{ColumnView, TimeView},
+    log::{
+        Reader,
+        format::{self, Indexed},
+    },
+    name,
+    position::Position,
+    retention::Visibility,
+};
+
+/// So many events are counted before other tasks get their turn.
+const COUNTED_BETWEEN_YIELDS: usize = 4096;
+/// A count keeps at most so many different times, also times by name.
+const SLOTS_MAX: usize = 4 << 20;
+/// Events are counted by quarters of an hour, of which every zone's buckets are made.
+const QUARTER: i64 = 15 * 60;
+
+/// Which of an event's times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TimeBase {
+    Occurred,
+    Recorded,
+}
+
+/// How events are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    Time(Unit),
+    Name(Named),
+}
+
+/// What an event has one of, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Named {
+    Type,
+    Category,
+    Stream,
+    /// The value of an indexed key, by its place among them.
+    Metadata(usize),
+}
+
+/// There would be more rows than an answer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer would have {rows} rows, at most {max} are sent")]
+pub struct TooManyRows {
+    pub rows: usize,
+    pub max: usize,
+}
+
+/// Some rows of a group, and what is known of the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows {
+    pub rows: Vec<Row>,
+    /// How many there are, these among them.
+    pub row_count: u64,
+    /// Events of the others.
+    pub other_count: u64,
+    /// Events that have no such name.
+    pub without_count: u64,
+}
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub key: String,
+    /// Of times: where it begins and ends, seconds since 1970.
+    pub range: Option<(i64, i64)>,
+    pub count: u64,
+}
+
+/// How many events a name has, and one of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    events: u64,
+    sample: u64,
+}
+
+type Slots<K> = HashMap<K, u64, RandomState>;
+
+/// Counts so far. It can go on with what comes later.
+pub struct Tally {
+    base: TimeBase,
+    /// Times before this are kept to the second, later ones to the quarter of an hour.
+    quarters_from: i64,
+    /// Everything up to here is counted.
+    reached: Position,
+    events: u64,
+    /// A bit for each stream's code.
+    streams: Vec<u64>,
+    /// The first and the last position.
+    ends: Option<(Position, Position)>,
+    occurred: Option<(Timestamp, Timestamp)>,
+    slots: Option<Slots<i64>>,
+    names: Vec<(Named, Vec<Count>)>,
+    /// By the first of `names`: by code and time.
+    split: Option<Slots<(u32, i64)>>,
+}
+
+/// The columns as of one moment.
+struct Views {
+    streams: ColumnView,
+    occurred: TimeView,
+    names: Vec<ColumnView>,
+}
+
+impl Views {
+    fn of(history: &History, names: &[(Named, Vec<Count>)]) -> Self {
+        let columns = &history.columns;
+        let view = |named: Named| match named {
+            Named::Type => columns.types.view(),
+            Named::Category => columns.categories.view(),
+            Named::Stream => columns.streams.view(),
+            Named::Metadata(index) => history.metadata[index].column.view(),
+        };
+        Self {
+            streams: columns.streams.view(),
+            occurred: columns.occurred.view(),
+            names: names.iter().map(|(named, _)| view(*named)).collect(),
+        }
+    }
+}
+
+impl Tally {
+    /// Nothing yet, to be put together in these ways.
+    pub fn new(groups: &[By], base: TimeBase, zone: Zone) -> Self {
+        let units = groups.iter().filter_map(|by| match by {
+            By::Time(unit) => Some(*unit),
+            By::Name(_) => None,
+        });
+        let quarters_from = units.map(|unit| zone.quarters_from(unit)).max();
+        let names = groups.iter().filter_map(|by| match by {
+            By::Time(_) => None,
+            By::Name(named) => Some((*named, Vec::new())),
+        });
+        Self {
+            base,
+            quarters_from: quarters_from.unwrap_or(i64::MIN),
+            reached: Position::ZERO,
+            events: 0,
+            streams: Vec::new(),
+            ends: None,
+            occurred: None,
+            slots: quarters_from.map(|_| Slots::default()),
+            names: names.collect(),
+            split: None,
+        }
+    }
+
+    /// The same by one unit of time, and that by name.
+    pub fn over_time(unit: Unit, split: Option<Named>, base: TimeBase, zone: Zone) -> Self {
+        let groups: Vec<By> = [By::Time(unit)].into_iter().chain(split.map(By::Name)).collect();
+        Self { split: split.map(|_| Slots::default()), ..Self::new(&groups, base, zone) }
+    }
+
+    /// Counts what comes after what is counted already and matches, up to the reader's head. Lets other tasks
+    /// run, and can be dropped at any time.
+    pub async fn count(
+        &mut self,
+        history: &Arc<History>,
+        filter: &Filter,
+        reader: &Reader,
+        visibility: Option<Visibility>,
+    ) -> Result<(), TooManyRows> {
+        let mut visibility = visibility.filter(|it| !it.hides_dropped_only());
+        let views = Views::of(history, &self.names);
+        let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
+        let begin = self.reached.max(reader.first().previous()).next();
+        let mut next = Some(begin).filter(|begin| *begin <= reader.head());
+        let mut found = Vec::with_capacity(COUNTED_BETWEEN_YIELDS);
+        let mut times = Vec::with_capacity(COUNTED_BETWEEN_YIELDS);
+        let mut recorded = RecordedTime::default();
+        while let Some(from) = next {
+            let mut budget = u32::try_from(2 * COUNTED_BETWEEN_YIELDS).expect("a small number");
+            found.clear();
+            next = cursor.fill(from, reader, &mut budget, COUNTED_BETWEEN_YIELDS, &mut found);
+            if let Some(visibility) = &mut visibility {
+                found.retain(|position| !visibility.hides(Position::new(*position)));
+            }
+            self.add(&found, &views, reader, &mut times, &mut recorded);
+            self.check()?;
+            tokio::task::yield_now().await;
+        }
+        self.reached = reader.head().max(self.reached);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), TooManyRows> {
+        let slots = self.slots.as_ref().map_or(0, HashMap::len);
+        let rows = slots.max(self.split.as_ref().map_or(0, HashMap::len));
+        if rows > SLOTS_MAX { Err(TooManyRows { rows, max: SLOTS_MAX }) } else { Ok(()) }
+    }
+
+    /// Counts these events, which rise and follow those that are counted. A column at a time.
+    fn add(
+        &mut self,
+        found: &[u64],
+        views: &Views,
+        reader: &Reader,
+        times: &mut Vec<i64>,
+        recorded: &mut RecordedTime,
+    ) {
+        let (Some(first), Some(last)) = (found.first(), found.last()) else { return };
+        let positions = || found.iter().map(|position| Position::new(*position));
+        self.events += found.len() as u64;
+        let first = self.ends.map_or(Position::new(*first), |ends| ends.0);
+        self.ends = Some((first, Position::new(*last)));
+        for position in positions() {
+            let code = usize::try_from(views.streams.get(position)).expect("32 bits");
+            let (word, bit) = (code / 64, code % 64);
+            if word >= self.streams.len() {
+                self.streams.resize(word + 1, 0);
+            }
+            self.streams[word] |= 1 << bit;
+        }
+        for ((_, counts), view) in self.names.iter_mut().zip(&views.names) {
+            for position in positions() {
+                let code = usize::try_from(view.get(position)).expect("32 bits");
+                if code >= counts.len() {
+                    counts.resize(code + 1, Count::default());
+                }
+                counts[code].events += 1;
+                counts[code].sample = position.get();
+            }
+        }
+        times.clear();
+        times.extend(positions().map(|position| {
+            let second = views.occurred.get(position);
+            second.unwrap_or_else(|| occurred_at(position, reader).seconds())
+        }));
+        for (position, second) in positions().zip(&*times) {
+            self.stretch(position, *second, views, reader);
+        }
+        let Some(slots) = &mut self.slots else { return };
+        if self.base == TimeBase::Recorded {
+            times.clear();
+            times.extend(positions().map(|position| recorded.of(position, reader)));
+        }
+        let quarters_from = self.quarters_from;
+        for time in &mut *times {
+            if *time >= quarters_from {
+                *time -= time.rem_euclid(QUARTER);
+            }
+        }
+        match &mut self.split {
+            None => {
+                // Events that lie next to each other are of one time, as a rule.
+                for run in times.chunk_by(|a, b| a == b) {
+                    *slots.entry(run[0]).or_default() += run.len() as u64;
+                }
+            }
+            Some(split) => {
+                for (position, time) in positions().zip(&*times) {
+                    let code = views.names[0].get(position);
+                    *split.entry((code, *time)).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Makes the range of occurred times hold this event's. The record is read where the second leaves it open.
+    fn stretch(&mut self, position: Position, second: i64, views: &Views, reader: &Reader) {
+        let Some((least, greatest)) = self.occurred else {
+            let moment = occurred_at(position, reader);
+            self.occurred = Some((moment, moment));
+            return;
+        };
+        let may_be_less = second < least.seconds()
+            || second == least.seconds()
+                && views.occurred.span_micros(position).is_none_or(|span| span.0 < least.micros());
+        let may_be_greater = second > greatest.seconds()
+            || second == greatest.seconds()
+                && views
+                    .occurred
+                    .span_micros(position)
+                    .is_none_or(|span| span.1 > greatest.micros_up());
+        // Nanoseconds within the same microsecond: looked at once a microsecond would be too seldom.
+        let same = second == least.seconds() && least.nanos() % 1000 > 0
+            || second == greatest.seconds() && greatest.nanos() % 1000 > 0;
+        if may_be_less || may_be_greater || same {
+            let moment = occurred_at(position, reader);
+            self.occurred = Some((least.min(moment), greatest.max(moment)));
+        }
+    }
+
+    /// Everything up to here is counted.
+    pub fn reached(&self) -> Position {
+        self.reached
+    }
+
+    /// How many events.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// In how many streams.
+    pub fn streams(&self) -> u64 {
+        self.streams.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// When the earliest and the latest occurred.
+    pub fn occurred(&self) -> Option<(Timestamp, Timestamp)> {
+        self.occurred
+    }
+
+    /// When the first and the last were recorded.
+    pub fn recorded(&self, reader: &Reader) -> Option<(Timestamp, Timestamp)> {
+        let recorded_at = |position| Some(format::recorded_at(&reader.trace(position)?));
+        let (first, last) = self.ends?;
+        Some((recorded_at(first)?, recorded_at(last)?))
+    }
+
+    /// The counts put together in one of the ways that it was made for: at most `max` rows.
+    pub fn rows(&self, by: By, zone: Zone, history: &History, reader: &Reader, max: usize) -> Rows {
+        match by {
+            By::Time(unit) => self.time_rows(unit, zone, max),
+            By::Name(named) => self.name_rows(named, history, reader, max),
+        }
+    }
+
+    /// By time, in its order: the latest.
+    fn time_rows(&self, unit: Unit, zone: Zone, max: usize) -> Rows {
+        let slots = self.slots.iter().flatten().map(|(time, count)| (*time, *count));
+        let buckets = buckets(slots.collect(), unit, zone);
+        let left_out = buckets.len().saturating_sub(max);
+        let row = |(start, (end, count)): (&i64, &(i64, u64))| Row {
+            key: zone.key(unit, *start),
+            range: Some((*start, *end)),
+            count: *count,
+        };
+        Rows {
+            rows: buckets.iter().skip(left_out).map(row).collect(),
+            row_count: buckets.len() as u64,
+            other_count: buckets.values().take(left_out).map(|(_, count)| count).sum(),
+            without_count: 0,
+        }
+    }
+
+    /// By name, those with the most events first; of as many those that came first.
+    fn name_rows(&self, named: Named, history: &History, reader: &Reader, max: usize) -> Rows {
+        let Some((_, counts)) = self.names.iter().find(|(other, _)| *other == named) else {
+            return Rows::default();
+        };
+        let (largest, mut rows) = self.largest(counts, max);
+        for code in largest {
+            let Count { events, sample } = counts[code];
+            let Some(key) = name_at(named, Position::new(sample), history, reader) else {
+                continue;
+            };
+            rows.rows.push(Row { key, range: None, count: events });
+        }
+        rows.rows.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.key.cmp(&b.key)));
+        rows
+    }
+
+    /// The codes with the most events, at most `max`, and what is known of the others.
+    fn largest(&self, counts: &[Count], max: usize) -> (Vec<usize>, Rows) {
+        let mut codes: Vec<usize> =
+            (1..counts.len()).filter(|code| counts[*code].events > 0).collect();
+        let row_count = codes.len() as u64;
+        let order = |code: &usize| (std::cmp::Reverse(counts[*code].events), *code);
+        if codes.len() > max {
+            codes.select_nth_unstable_by_key(max, order);
+            codes.truncate(max);
+        }
+        codes.sort_unstable_by_key(order);
+        let without_count = counts.first().map_or(0, |count| count.events);
+        let shown: u64 = codes.iter().map(|code| counts[*code].events).sum();
+        let other_count = self.events - without_count - shown;
+        (codes, Rows { rows: Vec::new(), row_count, other_count, without_count })
+    }
+
+    /// Over time, split by the names with the most events, at most `series_max`: these, and of each its
+    /// buckets.
+    pub fn series(
+        &self,
+        unit: Unit,
+        zone: Zone,
+        history: &History,
+        reader: &Reader,
+        series_max: usize,
+    ) -> (Rows, Vec<Buckets>) {
+        let (Some(split), Some((named, counts))) = (&self.split, self.names.first()) else {
+            return (Rows::default(), Vec::new());
+        };
+        let (codes, mut rows) = self.largest(counts, series_max);
+        let mut slots: HashMap<u32, Vec<(i64, u64)>> = HashMap::new();
+        for ((code, time), count) in split {
+            slots.entry(*code).or_default().push((*time, *count));
+        }
+        let mut series: Vec<(Row, Buckets)> = Vec::new();
+        for code in codes {
+            let Count { events, sample } = counts[code];
+            let Some(key) = name_at(*named, Position::new(sample), history, reader) else {
+                continue;
+            };
+            let times = u32::try_from(code).ok().and_then(|code| slots.remove(&code));
+            let row = Row { key, range: None, count: events };
+            series.push((row, buckets(times.unwrap_or_default(), unit, zone)));
+        }
+        series.sort_by(|(a, _), (b, _)| b.count.cmp(&a.count).then_with(|| a.key.cmp(&b.key)));
+        let (names, series) = series.into_iter().unzip();
+        rows.rows = names;
+        (rows, series)
+    }
+
+    /// Over time, not split.
+    pub fn buckets(&self, unit: Unit, zone: Zone) -> Buckets {
+        let slots = self.slots.iter().flatten().map(|(time, count)| (*time, *count));
+        buckets(slots.collect(), unit, zone)
+    }
+}
+
+/// By where they begin: where they end, and how many events they have.
+pub type Buckets = BTreeMap<i64, (i64, u64)>;
+
+fn buckets(mut slots: Vec<(i64, u64)>, unit: Unit, zone: Zone) -> Buckets {
+    slots.sort_unstable();
+    let mut buckets = Buckets::new();
+    let mut bucket: Option<Bucket> = None;
+    for (time, count) in slots {
+        let Bucket { start, end } = match bucket {
+            Some(bucket) if time < bucket.end => bucket,
+            _ => *bucket.insert(zone.bucket(unit, time)),
+        };
+        buckets.entry(start).or_insert((end, 0)).1 += count;
+    }
+    buckets
+}
+
+/// When events were recorded, to the quarter of an hour, of positions that rise.
+#[derive(Default)]
+struct RecordedTime {
+    /// Up to this position.
+    until: Position,
+    second: i64,
+}
+
+impl RecordedTime {
+    fn of(&mut self, position: Position, reader: &Reader) -> i64 {
+        if position > self.until {
+            let record = reader.trace(position).expect("the reader sees it");
+            let second = format::recorded_at(&record).seconds();
+            // It is to the quarter, but before quarters are counted: none is recorded then.
+            self.second = second - second.rem_euclid(QUARTER);
+            let next = self.second.saturating_add(QUARTER).saturating_mul(1_000_000);
+            self.until = reader.first_recorded_at_or_after(next).previous();
+        }
+        self.second
+    }
+}
+
+fn occurred_at(position: Position, reader: &Reader) -> Timestamp {
+    let record = reader.record(position).expect("the reader sees it");
+    format::occurred_at(format::message(&record))
+}
+
+/// The name that the event at `position` has.
+fn name_at(named: Named, position: Position, history: &History, reader: &Reader) -> Option<String> {
+    let record = reader.record(position)?;
+    let mut found = None;
+    format::for_each_indexed(format::message(&record), |indexed| {
+        found = match (named, indexed) {
+            (Named::Type, Indexed::Type(name)) | (Named::Stream, Indexed::Stream(name)) => {
+                Some(name.to_owned())
+            }
+            (Named::Category, Indexed::Stream(stream)) => Some(name::category(stream).to_owned()),
+            (Named::Metadata(index), Indexed::Metadata(key, value)) => {
+                (history.metadata[index].key.as_str() == key).then(|| value.to_owned())
+            }
+            _ => None,
+        };
+        found.is_none()
+    });
+    found
+}
