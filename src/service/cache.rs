@@ -173,25 +173,20 @@ impl<T> Entry<T> {
         if self.hidden || !history.retention.is_empty(head) {
             return None;
         }
-        self.nothing_came(filter, history, &reader, good_until).then(|| {
+        nothing_came(filter, history, &reader, good_until).then(|| {
             // Relaxed: as above.
             self.good_until.fetch_max(head.get(), Ordering::Relaxed);
             head
         })
     }
+}
 
-    fn nothing_came(
-        &self,
-        filter: &Filter,
-        history: &History,
-        reader: &Reader,
-        after: Position,
-    ) -> bool {
-        if filter.is_everything() {
-            return false;
-        }
-        let mut budget = JUMPS_MAX;
-        let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
-        cursor.seek(after.next(), reader, &mut budget) == Step::End
+/// Whether no event after `after` matches, as far as that is found out soon.
+fn nothing_came(filter: &Filter, history: &History, reader: &Reader, after: Position) -> bool {
+    if filter.is_everything() {
+        return false;
     }
+    let mut budget = JUMPS_MAX;
+    let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
+    cursor.seek(after.next(), reader, &mut budget) == Step::End
 }

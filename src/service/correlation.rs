@@ -18,6 +18,7 @@ use crate::core::{
     log::{Reader, format},
     name::Name,
     position::Position,
+    retention::Visibility,
 };
 
 /// At most so many events are told.
@@ -80,29 +81,12 @@ pub async fn timeline(
 ) -> Result<Timeline, QueryError> {
     let reader = history.log.reader();
     let mut visibility = history.visibility(&reader, clock);
-    let clause = Clause { correlation_ids: vec![id.clone()], ..Clause::default() };
-    let filter = Filter { clauses: vec![clause] };
-    let mut cursor = Cursor::new(&filter, history, &reader, Direction::Forwards);
-    let mut positions = Vec::new();
-    let (mut event_count, mut last) = (0u64, Position::ZERO);
-    let mut next = Some(reader.first().max(Position::new(1)));
-    while let Some(from) = next {
-        let mut found = Vec::with_capacity(READ_BETWEEN_YIELDS);
-        let mut budget = u32::try_from(READ_BETWEEN_YIELDS).expect("a small number");
-        next = cursor.fill(from, &reader, &mut budget, READ_BETWEEN_YIELDS, &mut found);
-        found.retain(|position| {
-            let position = Position::new(*position);
-            visibility.as_mut().is_none_or(|visibility| !visibility.hides(position))
-        });
-        event_count += found.len() as u64;
-        last = found.last().map_or(last, |last| Position::new(*last));
-        positions.extend(found.into_iter().map(Position::new).take(max - positions.len()));
-        tokio::task::yield_now().await;
-    }
     let unknown = || QueryError::UnknownCorrelation(id.to_string());
-    let mut facts = Vec::with_capacity(positions.len());
+    let all = positions(history, id, &reader, &mut visibility).await;
+    let told = &all[..all.len().min(max)];
     let mut streams = HashSet::new();
-    for (index, position) in positions.iter().enumerate() {
+    let mut facts = Vec::with_capacity(told.len());
+    for (index, position) in told.iter().enumerate() {
         if index % READ_BETWEEN_YIELDS == 0 {
             tokio::task::yield_now().await;
         }
@@ -115,11 +99,59 @@ pub async fn timeline(
             occurred_at: event.stamp.occurred_at,
         });
     }
-    let Some(first) = facts.first() else { return Err(unknown()) };
+    let (Some(first), Some(last)) = (facts.first(), all.last()) else { return Err(unknown()) };
     let first_occurred_at = first.occurred_at;
-    let last = reader.record(last).ok_or_else(unknown)?;
+    let last = reader.record(*last).ok_or_else(unknown)?;
     let last_occurred_at = format::occurred_at(format::message(&last));
+    let mut elsewhere = |id: &Uuid| {
+        let position = history.find(id, &reader)?;
+        let hidden = visibility.as_mut().is_some_and(|visibility| visibility.hides(position));
+        let record = reader.record(position).filter(|_| !hidden)?;
+        Some((position, format::occurred_at(format::message(&record))))
+    };
+    let entries = entries(told, &facts, &mut elsewhere);
+    Ok(Timeline {
+        event_count: all.len() as u64,
+        stream_count: streams.len() as u64,
+        root_count: entries.iter().filter(|entry| entry.depth == 0).count() as u64,
+        first_occurred_at,
+        last_occurred_at,
+        entries,
+        reader,
+    })
+}
 
+/// All visible events of `id`.
+async fn positions(
+    history: &History,
+    id: &Name,
+    reader: &Reader,
+    visibility: &mut Option<Visibility>,
+) -> Vec<Position> {
+    let clause = Clause { correlation_ids: vec![id.clone()], ..Clause::default() };
+    let filter = Filter { clauses: vec![clause] };
+    let mut cursor = Cursor::new(&filter, history, reader, Direction::Forwards);
+    let (mut all, mut found) = (Vec::new(), Vec::new());
+    let mut next = Some(reader.first().max(Position::new(1)));
+    while let Some(from) = next {
+        found.clear();
+        let mut budget = u32::try_from(READ_BETWEEN_YIELDS).expect("a small number");
+        next = cursor.fill(from, reader, &mut budget, READ_BETWEEN_YIELDS, &mut found);
+        all.extend(found.iter().map(|position| Position::new(*position)).filter(|position| {
+            visibility.as_mut().is_none_or(|visibility| !visibility.hides(*position))
+        }));
+        tokio::task::yield_now().await;
+    }
+    all
+}
+
+/// What is told of the events at `told`; `elsewhere` finds a readable event that is not among them, and when it
+/// occurred.
+fn entries(
+    told: &[Position],
+    facts: &[Facts],
+    elsewhere: &mut dyn FnMut(&Uuid) -> Option<(Position, Timestamp)>,
+) -> VecDeque<Entry> {
     let places: HashMap<Uuid, usize> =
         facts.iter().enumerate().map(|(index, facts)| (facts.id, index)).collect();
     let ids: Vec<Option<Uuid>> =
@@ -127,47 +159,19 @@ pub async fn timeline(
     let causes: Vec<Option<usize>> =
         ids.iter().map(|id| id.and_then(|id| places.get(&id).copied())).collect();
     let trees = causation::places(&causes);
-    let mut entries = VecDeque::with_capacity(facts.len());
-    let occurred: Vec<Timestamp> = facts.iter().map(|facts| facts.occurred_at).collect();
-    for (index, (facts, tree)) in facts.iter().zip(&trees).enumerate() {
-        let (cause, cause_occurred_at) = match (causes[index], ids[index]) {
-            (Some(cause), _) => {
-                let position = positions[cause];
-                let known =
-                    if tree.circle { Cause::Circle(position) } else { Cause::Known(position) };
-                (known, Some(occurred[cause]))
-            }
-            _ if facts.causation_id.is_empty() => (Cause::None, None),
-            (None, id) => {
-                let found = id.and_then(|id| history.find(&id, &reader));
-                let found = found.and_then(|position| {
-                    let hidden =
-                        visibility.as_mut().is_some_and(|visibility| visibility.hides(position));
-                    let record = reader.record(position).filter(|_| !hidden)?;
-                    Some((position, format::occurred_at(format::message(&record))))
-                });
-                match found {
-                    Some((position, at)) => (Cause::Elsewhere(position), Some(at)),
-                    None => (Cause::Unknown, None),
-                }
-            }
+    let entry = |index: usize| {
+        let causation::Place { depth, tree_order, circle } = trees[index];
+        let (cause, cause_occurred_at) = match causes[index] {
+            Some(known) if circle => (Cause::Circle(told[known]), Some(facts[known].occurred_at)),
+            Some(known) => (Cause::Known(told[known]), Some(facts[known].occurred_at)),
+            None if facts[index].causation_id.is_empty() => (Cause::None, None),
+            None => match ids[index].as_ref().and_then(&mut *elsewhere) {
+                Some((position, at)) => (Cause::Elsewhere(position), Some(at)),
+                None => (Cause::Unknown, None),
+            },
         };
-        entries.push_back(Entry {
-            position: positions[index],
-            occurred_at: facts.occurred_at,
-            cause,
-            cause_occurred_at,
-            depth: tree.depth,
-            tree_order: tree.tree_order,
-        });
-    }
-    Ok(Timeline {
-        event_count,
-        stream_count: streams.len() as u64,
-        root_count: trees.iter().filter(|tree| tree.depth == 0).count() as u64,
-        first_occurred_at,
-        last_occurred_at,
-        entries,
-        reader,
-    })
+        let (position, occurred_at) = (told[index], facts[index].occurred_at);
+        Entry { position, occurred_at, cause, cause_occurred_at, depth, tree_order }
+    };
+    (0..told.len()).map(entry).collect()
 }

@@ -202,7 +202,8 @@ fn a_subscription_that_is_behind_notices_a_deletion() {
     subject.commit(Caller::default().append("Payment-1", 1000), true).unwrap();
     let history = Arc::clone(subject.store.history());
     let clock: Arc<dyn Clock> = subject.clock.clone();
-    let service = SubscriptionService::new(history, clock, Places::new(10), CancellationToken::new());
+    let service =
+        SubscriptionService::new(history, clock, Places::new(10), CancellationToken::new());
     let options = SubscribeOptions {
         start: Start::After(Position::ZERO),
         filter: Filter::default(),

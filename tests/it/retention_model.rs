@@ -389,7 +389,8 @@ fn subscribed(subject: &Subject, filter: &Filter) -> Vec<u64> {
     let history = Arc::clone(subject.store.history());
     let clock: Arc<dyn Clock> = subject.clock.clone();
     let head = history.log.watermark().get();
-    let service = SubscriptionService::new(history, clock, Places::new(10), CancellationToken::new());
+    let service =
+        SubscriptionService::new(history, clock, Places::new(10), CancellationToken::new());
     let options = SubscribeOptions {
         start: Start::After(Position::ZERO),
         filter: filter.clone(),

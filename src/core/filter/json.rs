@@ -1,4 +1,4 @@
-//! Comparisons with what an event's JSON data says, at a JSONPath.
+//! Comparisons with what an event's JSON data says, at a `JSONPath`.
 
 use serde_json::Value;
 use serde_json_path::JsonPath;
@@ -123,7 +123,6 @@ fn check(path: &str) -> Result<(), PathError> {
                 characters.next();
             }
             (Some(open), _) if open == character => quote = None,
-            (Some(_), _) => {}
             (None, '\'' | '"') => quote = Some(character),
             (None, '?') => return Err(PathError::Filter),
             (None, ',') => return Err(PathError::List),
@@ -139,7 +138,7 @@ fn check(path: &str) -> Result<(), PathError> {
                 segments += usize::from(characters.peek() != Some(&'['));
             }
             (None, '.') if brackets == 0 => segments += 1,
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
     }
     match (descendants, segments) {
@@ -161,9 +160,9 @@ mod tests {
 
     #[test]
     fn any_value_at_the_path_is_enough() {
+        use Operator::{Equals, Exists, Greater, GreaterOrEqual, Less, LessOrEqual, NotEquals};
         let data = json!({"amount": 12.5, "lines": [{"sku": "a"}, {"sku": "b"}], "a b": [null]});
         let text = |text: &str| Scalar::Text(text.to_owned());
-        use Operator::*;
         for (path, operator, value, expected) in [
             ("$.amount", Equals, Scalar::Number(12.5), true),
             ("$.amount", Greater, Scalar::Number(12.5), false),

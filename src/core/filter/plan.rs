@@ -385,18 +385,14 @@ impl Parts {
             }
         }
         if !stream_prefixes.is_empty() {
-            match streams_with(stream_prefixes, history, head) {
-                Some(names) => {
-                    let names = names.iter().map(Name::as_str);
-                    factors.push(Factor::of_map("stream prefixes", &history.streams, names, head));
-                }
-                None => {
-                    record.stream_prefixes.clone_from(stream_prefixes);
-                    if let Some(categories) = categories_of(stream_prefixes) {
-                        let names = categories.into_iter();
-                        let map = &history.categories;
-                        factors.push(Factor::of_map("categories", map, names, head));
-                    }
+            if let Some(names) = streams_with(stream_prefixes, history, head) {
+                let names = names.iter().map(Name::as_str);
+                factors.push(Factor::of_map("stream prefixes", &history.streams, names, head));
+            } else {
+                record.stream_prefixes.clone_from(stream_prefixes);
+                if let Some(categories) = categories_of(stream_prefixes) {
+                    let (map, names) = (&history.categories, categories.into_iter());
+                    factors.push(Factor::of_map("categories", map, names, head));
                 }
             }
         }
@@ -499,17 +495,15 @@ impl Check {
         let position = Position::new(work.direction.key(key));
         let holds = match self {
             Self::Occurred { range, times } => {
-                match occurred_in(*range, position, times, work) {
-                    Some(holds) => holds,
+                let Some(holds) = occurred_in(*range, position, times, work) else {
                     // Nothing in the whole block is.
-                    None => {
-                        let (first, last) = column::block_of(position);
-                        return Verdict::Not(match work.direction {
-                            Direction::Forwards => last.get() + 1,
-                            Direction::Backwards => work.direction.key(first.get()) + 1,
-                        });
-                    }
-                }
+                    let (first, last) = column::block_of(position);
+                    return Verdict::Not(match work.direction {
+                        Direction::Forwards => last.get() + 1,
+                        Direction::Backwards => work.direction.key(first.get()) + 1,
+                    });
+                };
+                holds
             }
             Self::Record(check) => check.holds(position, work),
         };

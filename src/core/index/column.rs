@@ -552,7 +552,8 @@ mod tests {
             let mut writer = SoleWriter::new();
             let column = TimeColumn::new();
             for (index, value) in values.iter().enumerate() {
-                let moment = Timestamp::new(*value, index as i64 % 1_000_000_000);
+                let nanos = i64::try_from(index).expect("a small number");
+                let moment = Timestamp::new(*value, nanos);
                 column.push(position(index), moment.filter(|_| value % 7 != 0), &mut writer);
             }
             let mut bytes = Vec::new();

@@ -189,9 +189,8 @@ impl Block {
                 Some(bits) => (word, bits & (u64::MAX >> (63 - offset % 64))),
                 None => (words.len() - 1, words[words.len() - 1]),
             };
-            let found = |word: usize, bits: u64| {
-                self.first + word as u64 * 64 + u64::from(63 - bits.leading_zeros())
-            };
+            let found =
+                |word: usize, bits: u64| self.first + word as u64 * 64 + u64::from(bits.ilog2());
             if bits != 0 {
                 return Some(found(word, bits));
             }

@@ -300,9 +300,9 @@ impl SharedIds {
             self.grow(self.links.push(position, 0, writer));
             self.shrink(freed.unwrap_or(0));
             if grown < 0 {
-                self.shrink(grown.unsigned_abs())
+                self.shrink(grown.unsigned_abs());
             } else {
-                self.grow(grown.unsigned_abs())
+                self.grow(grown.unsigned_abs());
             }
             return listed;
         }

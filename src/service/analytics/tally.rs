@@ -415,9 +415,9 @@ impl Tally {
             series.push((row, buckets(times.unwrap_or_default(), unit, zone)));
         }
         series.sort_by(|(a, _), (b, _)| b.count.cmp(&a.count).then_with(|| a.key.cmp(&b.key)));
-        let (names, series) = series.into_iter().unzip();
-        rows.rows = names;
-        (rows, series)
+        let (largest, over_time) = series.into_iter().unzip();
+        rows.rows = largest;
+        (rows, over_time)
     }
 
     /// Over time, not split.
