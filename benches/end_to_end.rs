@@ -9,6 +9,7 @@
 //! cargo bench --bench end_to_end -- --only real      or `empty`: for a profiler
 //! cargo bench --bench end_to_end -- --durable        appends in durable mode, beside the bare disk
 //! cargo bench --bench end_to_end -- --durable --recovery 1000000    starts after a crash, nothing else
+//! cargo bench --bench end_to_end -- --analytics 10000000            questions about a large history, nothing else
 //! cargo bench --bench end_to_end -- --packing DIR    what compression does to a data directory, nothing else
 //! cargo bench --bench end_to_end -- --smoke          very small, to see that it works: no figures
 //! ```
@@ -22,6 +23,7 @@ mod support;
 use std::path::PathBuf;
 
 use support::{
+    analytics::Questions,
     disk::{FileSystem, Place},
     packing, recovery,
     report::{self, Bare, Row},
@@ -31,6 +33,8 @@ use support::{
 };
 
 const ROUNDS: usize = 7;
+const ANALYTICS_EVENTS: usize = 10_000_000;
+const ANALYTICS_EVENTS_SMOKE: usize = 3200;
 const RECOVERY_EVENTS: usize = 1_000_000;
 const RECOVERY_ROUNDS: usize = 3;
 const RECOVERY_EVENTS_SMOKE: usize = 3200;
@@ -40,6 +44,8 @@ struct Options {
     durable: bool,
     /// So many events are read back after a crash.
     recovery: Option<usize>,
+    /// So many events are asked about.
+    analytics: Option<usize>,
     /// The segments of this directory are packed and unpacked.
     packing: Option<PathBuf>,
     rounds: usize,
@@ -56,6 +62,7 @@ impl Options {
             smoke: false,
             durable: false,
             recovery: None,
+            analytics: None,
             packing: None,
             rounds: ROUNDS,
             against: None,
@@ -64,11 +71,13 @@ impl Options {
         };
         let mut bench = false;
         while let Some(argument) = arguments.next() {
-            if argument == "--recovery" {
-                let events = arguments.peek().and_then(|next| next.parse().ok());
-                options.recovery = Some(events.unwrap_or(RECOVERY_EVENTS));
-                if events.is_some() {
-                    arguments.next();
+            if let "--recovery" | "--analytics" = argument.as_str() {
+                let events = arguments.next_if(|next| next.parse::<usize>().is_ok());
+                let events = events.and_then(|events| events.parse().ok());
+                if argument == "--recovery" {
+                    options.recovery = Some(events.unwrap_or(RECOVERY_EVENTS));
+                } else {
+                    options.analytics = Some(events.unwrap_or(ANALYTICS_EVENTS));
                 }
                 continue;
             }
@@ -129,6 +138,9 @@ fn main() {
 }
 
 async fn run(options: &Options) {
+    if let Some(events) = options.analytics {
+        return ask(options, events).await;
+    }
     match options.recovery {
         _ if !options.durable => memory(options).await,
         None => durable(options, |shape| options.wants(shape)).await,
@@ -137,6 +149,7 @@ async fn run(options: &Options) {
     if options.smoke && !options.durable && options.wanted.is_empty() {
         durable(options, |shape| shape.waiting_max() == Some(16)).await;
         recover(options, RECOVERY_EVENTS_SMOKE).await;
+        ask(options, ANALYTICS_EVENTS_SMOKE).await;
     }
     if options.smoke {
         println!("smoke, not figures: every result was as it should be");
@@ -242,6 +255,15 @@ async fn recover(options: &Options, events: usize) {
     let rounds = if options.smoke { 1 } else { RECOVERY_ROUNDS };
     let recovery = recovery::run(target, events, rounds).await;
     report::recovery(file_system.as_ref(), &recovery);
+}
+
+/// What questions about a large history cost, in memory mode.
+async fn ask(options: &Options, events: usize) {
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_annals"));
+    let target = Target::prepare(Server::start(&binary, None), &Sizes::NOTHING).await;
+    report::header_lines(options.smoke, options.rounds, std::slice::from_ref(&target)).await;
+    let questions = Questions::prepare(&target.connections, events).await;
+    report::analytics(questions, options.rounds, options.smoke).await;
 }
 
 fn real_disk(smoke: bool) -> Option<FileSystem> {

@@ -2,9 +2,10 @@
 
 use std::{path::Path, process::Command, thread::available_parallelism, time::Duration};
 
-use annals::wire::proto::v1::Mode;
+use annals::wire::proto::v1::{Filter, Mode};
 
 use super::{
+    analytics::{Figure, Questions},
     disk::{self, FileSystem, Over, Place},
     recovery::{COMMIT_EVENTS, Recovery, Start},
     shapes::{IN_FLIGHT_MAX, Shape},
@@ -193,6 +194,86 @@ pub fn recovery(file_system: Option<&FileSystem>, recovery: &Recovery) {
             seconds(|start| start.indexed.saturating_sub(start.checked))[1],
         );
     }
+}
+
+fn figure(name: &str, figure: Figure, remark: &str) {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    let Figure { median, least, greatest } = figure;
+    println!("{name:<44} {:>9.3} ms ({:.3} {:.3})  {remark}", ms(median), ms(least), ms(greatest));
+}
+
+/// Asks all questions, each so many times, and tells what they cost.
+pub async fn analytics(mut questions: Questions, rounds: usize, smoke: bool) {
+    let events = questions.events() as u64;
+    println!("\nanalytics: {events} events of 256 B · median (least greatest) of {rounds}");
+    let (of_type, count) = questions.statistics(vec![type_filter("Type3")], rounds).await;
+    figure("statistics of one type, all time", of_type, &format!("{count} events"));
+    let (of_all, count) = questions.statistics(Vec::new(), rounds).await;
+    figure("statistics of everything", of_all, &format!("{count} events"));
+    let trends = questions.trends(rounds).await;
+    figure("trends of everything by day, Amsterdam", trends, "");
+    for (name, (found, count)) in [
+        ("search, one type", questions.rare(rounds).await),
+        ("search, one user", questions.user(rounds).await),
+        ("search, one user and two types", questions.user_and_type(rounds).await),
+    ] {
+        figure(name, found, &format!("{count} events, decoded by the client"));
+    }
+    figure("correlation of 5 events", questions.correlation(rounds).await, "");
+    let (seen, bytes, inside, matches) = questions.text(rounds).await;
+    let rate = per_second(bytes, inside.median) / 1e9;
+    figure("count, text in 1 % of the log", seen, &format!("{matches} match"));
+    figure("  of that in the server", inside, &format!("{bytes} B of data: {rate:.2} GB/s"));
+    let (hits, empty) = questions.hits(if smoke { 20 } else { 4000 }).await;
+    figure("statistics from the cache, one at a time", hits, "");
+    let ratio = hits.median.as_secs_f64() / empty.median.as_secs_f64();
+    figure("  an empty call, by turns", empty, &format!("ratio {ratio:.2}"));
+    let memory = questions.memory().await;
+    println!("\nbytes an event, as the server tells them:");
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let each = |bytes: u64| bytes as f64 / events as f64;
+    let parts = [
+        ("streams", memory.stream_bytes),
+        ("categories", memory.category_bytes),
+        ("types", memory.type_bytes),
+        ("tags", memory.tag_bytes),
+        ("correlation ids", memory.correlation_bytes),
+        ("causation ids", memory.causation_bytes),
+        ("metadata", memory.metadata_bytes),
+        ("columns", memory.column_bytes),
+    ];
+    for (name, bytes) in parts {
+        println!("  {name:<20} {:>6.2}", each(bytes));
+    }
+    let all: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    println!("  default indexes      {:>6.2}", each(all));
+    println!("  event ids            {:>6.2}", each(memory.event_id_bytes));
+    println!("  offsets              {:>6.2}", each(memory.offset_bytes));
+    println!("  resident             {:>6.2}", each(memory.resident_bytes));
+    let (seconds, rounds) = if smoke { (1, 1) } else { (5, 5) };
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        // By turns, and the other one first the next time.
+        for asked in [round % 2 == 0, round % 2 != 0] {
+            let outcome = questions.paced(seconds, round, asked).await;
+            if asked { with.push(outcome) } else { without.push(outcome) }
+        }
+    }
+    println!(
+        "\nappends of 100 at a pace of 100 000 events/s, {rounds} rounds of {seconds} s by turns:"
+    );
+    for (name, outcomes) in [("alone", &without), ("with uncached statistics each second", &with)] {
+        let rates = spread(outcomes.iter().map(|(rate, _)| *rate));
+        let took = spread(outcomes.iter().map(|(_, took)| took.median.as_secs_f64() * 1e6));
+        println!(
+            "  {name:<38} {:>9.0} events/s ({:.0} {:.0}), a call {:.0} µs ({:.0} {:.0})",
+            rates[1], rates[0], rates[2], took[1], took[0], took[2]
+        );
+    }
+}
+
+fn type_filter(name: &str) -> Filter {
+    Filter { types: vec![name.to_owned()], ..Filter::default() }
 }
 
 /// One line for each server, and how the others compare with the first.

@@ -106,6 +106,8 @@ impl Sizes {
         pipelined: 120_000,
         live: 4_000,
     };
+    /// Without a history.
+    pub const NOTHING: Self = Self { history_commits: 0, ..Self::FULL };
     /// For shapes that only append.
     pub const DURABLE: Self = Self { history_commits: 100, ..Self::FULL };
     pub const SMOKE: Self = Self {

@@ -87,13 +87,17 @@ impl History {
         self.metadata.iter().find(|index| index.key.as_str() == key)
     }
 
+    /// The maps of names: streams, categories, types, tags, and those of metadata.
+    pub fn maps(&self) -> impl Iterator<Item = &IndexMap> {
+        let metadata = self.metadata.iter().map(|index| &index.values);
+        [&self.streams, &self.categories, &self.types, &self.tags].into_iter().chain(metadata)
+    }
+
     /// Memory that what finds events holds, about; without the look-up of ids.
     pub fn indexes_allocated(&self) -> usize {
-        let names = [&self.streams, &self.categories, &self.types, &self.tags];
-        let names: usize = names.iter().map(|map| map.allocated()).sum();
-        let metadata: usize = self.metadata.iter().map(|index| index.values.allocated()).sum();
+        let names: usize = self.maps().map(IndexMap::allocated).sum();
         let shared = self.correlations.allocated() + self.causations.allocated();
-        names + metadata + shared + self.columns_allocated() + self.retention.allocated()
+        names + shared + self.columns_allocated() + self.retention.allocated()
     }
 
     /// Memory that columns hold.

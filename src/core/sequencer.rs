@@ -622,6 +622,11 @@ impl Sequencer {
         self.log.publish(head);
     }
 
+    /// Packs the lists of some names of one map, of [`History::maps`]. How many bytes that gives back.
+    pub fn pack(&mut self, map: usize, names: &[Name]) -> usize {
+        self.history.maps().nth(map).map_or(0, |map| map.pack(names, &mut self.permit))
+    }
+
     /// Makes what was written safe, whatever the mode promises.
     pub fn settle(&mut self) {
         if self.broken.is_none() {

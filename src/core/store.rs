@@ -32,7 +32,7 @@ pub type Answer = oneshot::Receiver<Result<Committed, AppendError>>;
 pub struct Store {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
-    waiting: Combiner<(Proposal, oneshot::Sender<Result<Committed, AppendError>>)>,
+    waiting: Combiner<Waiting>,
     /// Taken by the leader only, so nobody ever waits for it but the next leader for the last one's
     /// final step.
     writer: Mutex<Writer>,
@@ -42,10 +42,20 @@ pub struct Store {
     broken: watch::Sender<Option<CommitLogError>>,
 }
 
+/// What waits for the writer.
+enum Waiting {
+    Proposal(Proposal, oneshot::Sender<Result<Committed, AppendError>>),
+    Task(Task),
+}
+
+/// Something that only the writer may do. It must be short: appends wait for it.
+pub type Task = Box<dyn FnOnce(&mut Sequencer) + Send>;
+
 struct Writer {
     sequencer: Sequencer,
     proposals: Vec<Proposal>,
     callers: Vec<oneshot::Sender<Result<Committed, AppendError>>>,
+    tasks: Vec<Task>,
     answers: Vec<Result<Committed, AppendError>>,
 }
 
@@ -60,6 +70,7 @@ impl Store {
                 sequencer,
                 proposals: Vec::new(),
                 callers: Vec::new(),
+                tasks: Vec::new(),
                 answers: Vec::new(),
             }),
             leader: OnceLock::new(),
@@ -82,14 +93,24 @@ impl Store {
     /// becomes of the call that it serves.
     pub fn submit(&self, proposal: Proposal) -> Result<(Answer, bool), AppendError> {
         let (caller, answer) = oneshot::channel();
-        let leads = self.waiting.push((proposal, caller)).map_err(|_| AppendError::Overloaded)?;
+        Ok((answer, self.push(Waiting::Proposal(proposal, caller))?))
+    }
+
+    /// Hands a task in, which is done between two batches. Whether the caller has become the leader, as in
+    /// [`Store::submit`].
+    pub fn order(&self, task: Task) -> Result<bool, AppendError> {
+        self.push(Waiting::Task(task))
+    }
+
+    fn push(&self, waiting: Waiting) -> Result<bool, AppendError> {
+        let leads = self.waiting.push(waiting).map_err(|_| AppendError::Overloaded)?;
         if let Some(thread) = self.leader.get() {
             if leads {
                 thread.unpark();
             }
-            return Ok((answer, false));
+            return Ok(false);
         }
-        Ok((answer, leads))
+        Ok(leads)
     }
 
     /// From now on `thread` leads, for all callers: it runs [`Store::lead_from_now_on`]. Said before the
@@ -146,10 +167,13 @@ impl Store {
     pub fn lead(&self, rounds: usize) -> bool {
         for _ in 0..rounds {
             let mut writer = self.writer();
-            let Writer { sequencer, proposals, callers, answers } = &mut *writer;
-            let count = self.waiting.take(BATCH_MAX, |(proposal, caller)| {
-                proposals.push(proposal);
-                callers.push(caller);
+            let Writer { sequencer, proposals, callers, tasks, answers } = &mut *writer;
+            let count = self.waiting.take(BATCH_MAX, |waiting| match waiting {
+                Waiting::Proposal(proposal, caller) => {
+                    proposals.push(proposal);
+                    callers.push(caller);
+                }
+                Waiting::Task(task) => tasks.push(task),
             });
             let now = self.clock.now_micros();
             // A broken invariant must not leave the callers waiting: they are told, nothing more is
@@ -166,6 +190,12 @@ impl Store {
             for (caller, answer) in callers.drain(..).zip(answers.drain(..)) {
                 // The caller may be gone; what it asked for is done all the same.
                 let _ = caller.send(answer);
+            }
+            for task in tasks.drain(..) {
+                if catch_unwind(AssertUnwindSafe(|| task(sequencer))).is_err() {
+                    sequencer.refuse_from_now_on(CommitLogError::new("an invariant does not hold"));
+                    self.tell_if_broken(sequencer);
+                }
             }
             drop(writer);
             if !self.waiting.done(count) {

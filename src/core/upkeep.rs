@@ -63,6 +63,8 @@ pub struct Removed {
     pub events: u64,
     /// How much smaller the segments are.
     pub bytes: u64,
+    /// How much smaller the indexes are.
+    pub index_bytes: u64,
 }
 
 /// The work, and what it has to know from one time to the next.
@@ -264,7 +266,7 @@ impl Upkeep {
         let bytes = packed.map_or(bytes, Bytes::from);
         let smaller = before.saturating_sub(bytes.len()) as u64;
         self.put(segment, &bytes, offsets)?;
-        Ok(Removed { segments: 1, events: removed, bytes: smaller })
+        Ok(Removed { segments: 1, events: removed, bytes: smaller, index_bytes: 0 })
     }
 }
 

@@ -48,6 +48,8 @@ pub trait Answer: Clone + Send + Sync {
 
 struct Entry<T> {
     answer: T,
+    /// What it is about.
+    filter: Filter,
     /// Up to here nothing has come that changes it. Rises.
     good_until: AtomicU64,
     /// Where the log began.
@@ -78,13 +80,6 @@ pub struct CacheFacts {
     pub saved: Duration,
 }
 
-/// Whether an answer came from the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Hit,
-    Miss,
-}
-
 /// The cache.
 pub struct QueryCache<T: Answer> {
     answers: Option<Cache<Key, Arc<Entry<T>>, Size>>,
@@ -108,38 +103,43 @@ impl<T: Answer> QueryCache<T> {
         }
     }
 
-    /// The answer to the request of this key, kept or worked out by `work`; `filter` is what it is about.
-    pub async fn answer<E>(
+    /// The answer to the request of this key, if it is kept and good.
+    pub fn find(&self, key: &Key, history: &History) -> Option<T> {
+        let started = Instant::now();
+        let entry = self.answers.as_ref()?.get(key)?;
+        let head = entry.good_at(history)?;
+        let saved = entry.cost.saturating_sub(started.elapsed());
+        let saved = u64::try_from(saved.as_micros()).unwrap_or(u64::MAX);
+        // Relaxed, both: numbers to look at.
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        self.saved_micros.fetch_add(saved, Ordering::Relaxed);
+        Some(entry.answer.clone().at(head))
+    }
+
+    /// The answer to the request of this key, worked out by `work`, and kept; `filter` is what it is about.
+    pub async fn work_out<A: Clone + Into<T>, E>(
         &self,
         key: Key,
         filter: &Filter,
         history: &History,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<(T, Outcome), E> {
+        work: impl Future<Output = Result<A, E>>,
+    ) -> Result<A, E> {
         let started = Instant::now();
-        let Some(answers) = &self.answers else { return Ok((work.await?, Outcome::Miss)) };
-        if let Some(entry) = answers.get(&key)
-            && let Some(head) = entry.good_at(filter, history)
-        {
-            let saved = entry.cost.saturating_sub(started.elapsed());
-            let saved = u64::try_from(saved.as_micros()).unwrap_or(u64::MAX);
-            // Relaxed, both: numbers to look at.
-            self.hits.fetch_add(1, Ordering::Relaxed);
-            self.saved_micros.fetch_add(saved, Ordering::Relaxed);
-            return Ok((entry.answer.clone().at(head), Outcome::Hit));
-        }
+        let Some(answers) = &self.answers else { return work.await };
         let first = history.log.first();
         let answer = work.await?;
-        let head = answer.position();
+        let kept: T = answer.clone().into();
+        let head = kept.position();
         let hidden = !history.retention.is_empty(head);
         // Relaxed: a number to look at.
         self.misses.fetch_add(1, Ordering::Relaxed);
         if !hidden || history.retention.is_timeless() {
             let good_until = AtomicU64::new(head.get());
-            let (answer, cost) = (answer.clone(), started.elapsed());
-            answers.insert(key, Arc::new(Entry { answer, good_until, first, hidden, cost }));
+            let (filter, cost) = (filter.clone(), started.elapsed());
+            let entry = Entry { answer: kept, filter, good_until, first, hidden, cost };
+            answers.insert(key, Arc::new(entry));
         }
-        Ok((answer, Outcome::Miss))
+        Ok(answer)
     }
 
     /// What it has done so far.
@@ -157,7 +157,7 @@ impl<T: Answer> QueryCache<T> {
 
 impl<T> Entry<T> {
     /// The head up to which the answer is good, if that is the head of now.
-    fn good_at(&self, filter: &Filter, history: &History) -> Option<Position> {
+    fn good_at(&self, history: &History) -> Option<Position> {
         let reader = history.log.reader();
         let head = reader.head();
         // Relaxed: it only saves a look.
@@ -173,7 +173,7 @@ impl<T> Entry<T> {
         if self.hidden || !history.retention.is_empty(head) {
             return None;
         }
-        nothing_came(filter, history, &reader, good_until).then(|| {
+        nothing_came(&self.filter, history, &reader, good_until).then(|| {
             // Relaxed: as above.
             self.good_until.fetch_max(head.get(), Ordering::Relaxed);
             head

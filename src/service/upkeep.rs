@@ -23,6 +23,8 @@ use crate::core::{
 const ORDERS_MAX: usize = 16;
 /// So often the upkeep looks whether there is something to do.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// So many names' lists are packed between two batches of appends: less than a millisecond.
+const PACKED_AT_ONCE: usize = 32;
 /// What others do comes first.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
@@ -129,7 +131,28 @@ fn compact(upkeep: &Upkeep, store: &Store) -> Result<Removed, CompactError> {
         answer.blocking_recv().map_err(unknown)??;
     }
     upkeep.map_sealed().map_err(disk)?;
-    told(upkeep.compact()).map_err(disk)
+    let removed = told(upkeep.compact()).map_err(disk)?;
+    Ok(Removed { index_bytes: pack_indexes(store)?, ..removed })
+}
+
+/// Gives back what growth has set aside in the indexes, some names at a time, between appends.
+fn pack_indexes(store: &Store) -> Result<u64, CompactError> {
+    let mut freed = 0;
+    for (map, index) in store.history().maps().enumerate() {
+        for names in index.names().chunks(PACKED_AT_ONCE) {
+            let names = names.to_vec();
+            let (caller, answer) = oneshot::channel();
+            let leads = store.order(Box::new(move |sequencer| {
+                // The caller waits.
+                let _ = caller.send(sequencer.pack(map, &names));
+            }))?;
+            if leads {
+                while store.lead(1) {}
+            }
+            freed += answer.blocking_recv().map_err(|_| CompactError::Stopping)? as u64;
+        }
+    }
+    Ok(freed)
 }
 
 /// The commit that begins the segment behind the one that is to be sealed; and the log tells that
@@ -148,7 +171,7 @@ fn compaction_requested() -> Proposal {
 fn told(removed: io::Result<Removed>) -> io::Result<Removed> {
     match &removed {
         Ok(Removed { segments: 0, .. }) => {}
-        Ok(Removed { segments, events, bytes }) => {
+        Ok(Removed { segments, events, bytes, .. }) => {
             tracing::info!(segments, events, bytes, "removed what is gone");
         }
         Err(error) => tracing::warn!(%error, "what is gone is not removed"),

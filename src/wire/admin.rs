@@ -95,6 +95,7 @@ impl admin_service_server::AdminService for Admin {
             segment_count: removed.segments,
             event_count: removed.events,
             freed_bytes: removed.bytes,
+            freed_index_bytes: removed.index_bytes,
         }))
     }
 

@@ -591,6 +591,24 @@ pub enum Kept {
     Count(CountResponse),
 }
 
+impl From<GetStatisticsResponse> for Kept {
+    fn from(answer: GetStatisticsResponse) -> Self {
+        Self::Statistics(answer)
+    }
+}
+
+impl From<GetTrendsResponse> for Kept {
+    fn from(answer: GetTrendsResponse) -> Self {
+        Self::Trends(answer)
+    }
+}
+
+impl From<CountResponse> for Kept {
+    fn from(answer: CountResponse) -> Self {
+        Self::Count(answer)
+    }
+}
+
 impl Answer for Kept {
     fn size(&self) -> usize {
         match self {

@@ -28,7 +28,7 @@ use crate::{
         position::{Position, Version},
     },
     service::{
-        cache::{Outcome, QueryCache},
+        cache::QueryCache,
         query::{QueryError, QueryService},
         scan::{Blocks, Scan},
         search::Found,
@@ -47,14 +47,22 @@ impl Queries {
         Self { service, cache, limits }
     }
 
-    /// The answer to the request of this key, kept or worked out.
-    async fn cached(
+    /// The answer to the request of this key that was worked out before, if it is still good and the log has
+    /// reached the position that the request asks for. One that is kept was a good request.
+    fn kept(&self, key: &Vec<u8>, min_position: u64) -> Option<Kept> {
+        let history = self.service.history();
+        let reached = Position::new(min_position) <= history.log.watermark().get();
+        reached.then(|| self.cache.find(key, history)).flatten()
+    }
+
+    /// Works an answer out, and keeps it.
+    async fn work_out<T: Clone + Into<Kept>>(
         &self,
         key: Vec<u8>,
         filter: &Filter,
-        work: impl Future<Output = Result<Kept, QueryError>> + Send,
-    ) -> Result<(Kept, Outcome), Status> {
-        Ok(self.cache.answer(key, filter, self.service.history(), work).await?)
+        work: impl Future<Output = Result<T, QueryError>> + Send,
+    ) -> Result<T, Status> {
+        Ok(self.cache.work_out(key, filter, self.service.history(), work).await?)
     }
 
     /// Waits until the log has reached the position that a request asks for. The request has been
@@ -187,16 +195,16 @@ impl query_service_server::QueryService for Queries {
         let patience = call::patience(request.metadata());
         let CountRequest { filters, min_position } = request.into_inner();
         let key = analytics::count_key(filters.clone());
+        if let Some(Kept::Count(answer)) = self.kept(&key, min_position) {
+            return Ok(answered(answer, HIT));
+        }
         let filter = filter::filter(filters, &self.limits)?;
         self.reach(min_position, patience).await?;
         let work = async {
             let (count, position) = self.service.count(&filter).await;
-            Ok(Kept::Count(CountResponse { count, position: position.get() }))
+            Ok(CountResponse { count, position: position.get() })
         };
-        match self.cached(key, &filter, work).await? {
-            (Kept::Count(answer), outcome) => Ok(with_outcome(answer, outcome)),
-            _ => unreachable!("the key tells the call"),
-        }
+        Ok(answered(self.work_out(key, &filter, work).await?, MISS))
     }
 
     async fn get_retention(
@@ -264,17 +272,17 @@ impl query_service_server::QueryService for Queries {
         let request = request.into_inner();
         let (min_position, key) =
             (request.min_position, analytics::statistics_key(request.clone()));
+        if let Some(Kept::Statistics(answer)) = self.kept(&key, min_position) {
+            return Ok(answered(answer, HIT));
+        }
         let history = self.service.history();
         let query = analytics::statistics(request, &self.limits, history)?;
         self.reach(min_position, patience).await?;
         let work = async {
             let statistics = self.service.analyse(&query).await?;
-            Ok(Kept::Statistics(analytics::statistics_response(statistics, history)))
+            Ok(analytics::statistics_response(statistics, history))
         };
-        match self.cached(key, &query.filter, work).await? {
-            (Kept::Statistics(answer), outcome) => Ok(with_outcome(answer, outcome)),
-            _ => unreachable!("the key tells the call"),
-        }
+        Ok(answered(self.work_out(key, &query.filter, work).await?, MISS))
     }
 
     type WatchStatisticsStream = Answers<v1::WatchStatisticsResponse>;
@@ -310,15 +318,13 @@ impl query_service_server::QueryService for Queries {
         let patience = call::patience(request.metadata());
         let request = request.into_inner();
         let (min_position, key) = (request.min_position, analytics::trends_key(request.clone()));
+        if let Some(Kept::Trends(answer)) = self.kept(&key, min_position) {
+            return Ok(answered(answer, HIT));
+        }
         let query = analytics::trends(request, &self.limits, self.service.history())?;
         self.reach(min_position, patience).await?;
-        let work = async {
-            Ok(Kept::Trends(analytics::trends_response(self.service.analyse(&query).await?)))
-        };
-        match self.cached(key, &query.filter, work).await? {
-            (Kept::Trends(answer), outcome) => Ok(with_outcome(answer, outcome)),
-            _ => unreachable!("the key tells the call"),
-        }
+        let work = async { Ok(analytics::trends_response(self.service.analyse(&query).await?)) };
+        Ok(answered(self.work_out(key, &query.filter, work).await?, MISS))
     }
 
     type WatchTrendsStream = Answers<v1::WatchTrendsResponse>;
@@ -378,14 +384,13 @@ impl query_service_server::QueryService for Queries {
     }
 }
 
-/// An answer whose headers say whether it was kept: `annals-cache`.
-fn with_outcome<T>(answer: T, outcome: Outcome) -> Response<T> {
+const HIT: &str = "hit";
+const MISS: &str = "miss";
+
+/// An answer whose headers say where it comes from: `annals-cache`.
+fn answered<T>(answer: T, from: &'static str) -> Response<T> {
     let mut response = Response::new(answer);
-    let outcome = match outcome {
-        Outcome::Hit => "hit",
-        Outcome::Miss => "miss",
-    };
-    response.metadata_mut().insert("annals-cache", MetadataValue::from_static(outcome));
+    response.metadata_mut().insert("annals-cache", MetadataValue::from_static(from));
     response
 }
 

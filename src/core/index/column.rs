@@ -570,7 +570,7 @@ mod tests {
                     }
                     if value % 7 != 0 {
                         let (min, max) = view.span_micros(at).expect("it has one");
-                        prop_assert!(min <= *value * 1_000_000 && *value * 1_000_000 < max);
+                        prop_assert!(min <= *value * 1_000_000 && *value * 1_000_000 <= max);
                     }
                 }
             }

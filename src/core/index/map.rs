@@ -140,6 +140,16 @@ impl IndexMap {
         self.allocated.fetch_sub(freed, Ordering::Relaxed);
     }
 
+    /// Gives back what growth has set aside for these names' lists. How many bytes that was.
+    pub fn pack(&self, names: &[Name], writer: &mut SoleWriter) -> usize {
+        let lists = self.lists.pin();
+        let lists = names.iter().filter_map(|name| lists.get(name));
+        let freed = lists.map(|postings| postings.list.pack(writer)).sum();
+        // Relaxed: a number to look at, and nobody else writes.
+        self.allocated.fetch_sub(freed, Ordering::Relaxed);
+        freed
+    }
+
     /// A name in its allocation, an entry of the map at its usual load, the list's allocation, and a node
     /// of the skip list with the mean height of its tower.
     fn name_size(&self, name: &Name) -> usize {

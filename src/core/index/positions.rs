@@ -252,6 +252,32 @@ impl Block {
         true
     }
 
+    /// The same block with no room for more; `None` where that is not smaller.
+    fn fitted(&self) -> Option<Self> {
+        let Offsets::Open { cells, .. } = &self.offsets else { return None };
+        let len = self.len();
+        let exact = Self::of(self.first, self.before, len, (0..len).map(|at| self.get(at)));
+        let packed = exact.packed();
+        packed.or_else(|| (len < cells.len()).then_some(exact))
+    }
+
+    /// A block of these `len` positions, with room for `capacity`.
+    fn of(first: u64, before: u64, capacity: usize, positions: impl Iterator<Item = u64>) -> Self {
+        let block = Self::new(first, before, capacity);
+        let Offsets::Open { len, cells } = &block.offsets else {
+            unreachable!("a new block is open")
+        };
+        let mut count = 0;
+        for (cell, position) in cells.iter().zip(positions) {
+            let offset = u32::try_from(position - first).expect("they are near");
+            // Relaxed, both: nobody sees the block yet.
+            cell.store(offset, Ordering::Relaxed);
+            count += 1;
+        }
+        len.store(count, Ordering::Relaxed);
+        block
+    }
+
     /// The same block in fewer bytes, for good; `None` where no other way is smaller. Nothing is added to
     /// it any more.
     fn packed(&self) -> Option<Self> {
@@ -317,17 +343,7 @@ impl PositionList {
             } else {
                 len.max(BLOCK_COPIED_MAX)
             };
-            let block = Block::new(*first, before as u64, room);
-            let Offsets::Open { len: written, cells } = &block.offsets else {
-                unreachable!("a new block is open")
-            };
-            for (entry, position) in cells.iter().zip(&rest[..len]) {
-                let offset = u32::try_from(position - first).expect("they are near");
-                // Relaxed: nobody sees the block yet.
-                entry.store(offset, Ordering::Relaxed);
-            }
-            // Relaxed: as above.
-            written.store(u32::try_from(len).expect("at most a block's"), Ordering::Relaxed);
+            let block = Block::of(*first, before as u64, room, rest[..len].iter().copied());
             rest = &rest[len..];
             let packed = if rest.is_empty() { None } else { block.packed() };
             blocks.push(Arc::new(packed.unwrap_or(block)));
@@ -382,6 +398,17 @@ impl PositionList {
         // Stored after it is filled: a reader that loads it sees it whole.
         self.0.store(Arc::new(blocks));
         is.cast_signed() - was.cast_signed()
+    }
+
+    /// Gives back what growth has set aside. How many bytes the list is smaller by.
+    pub fn pack(&self, _: &mut SoleWriter) -> usize {
+        let mut blocks = Vec::clone(&self.0.load());
+        let last = blocks.pop().expect("a list is never empty");
+        let Some(fitted) = last.fitted() else { return 0 };
+        let freed = last.allocated() - fitted.allocated();
+        blocks.push(Arc::new(fitted));
+        self.0.store(Arc::new(blocks));
+        freed
     }
 
     /// Forgets positions below `floor`, as far as whole blocks go: how many bytes the list is smaller by.
@@ -574,9 +601,12 @@ mod tests {
             list.view().encode(Position::MAX, &mut bytes);
             let head = Position::new(model[model.len() - 1]);
             let restored = PositionList::decode(&mut &bytes[..], head).expect("they rise");
-            // Restored or not, it grows on.
+            let packed = PositionList::restore(&model).expect("they rise");
+            let before = packed.allocated();
+            prop_assert_eq!(before - packed.pack(&mut writer), packed.allocated());
+            // Restored, packed or not, it grows on.
             model.push(model[model.len() - 1] + 3);
-            for list in [&list, &restored] {
+            for list in [&list, &restored, &packed] {
                 let before = list.allocated();
                 let grown = list.push(Position::new(model[model.len() - 1]), &mut writer);
                 prop_assert_eq!(list.allocated(), before.strict_add_signed(grown));

@@ -116,6 +116,12 @@ impl Zone {
         self.bucket(unit, bucket.end)
     }
 
+    /// The buckets of times that rise, in less time than one by one.
+    pub fn walk(self, unit: Unit) -> Walk {
+        let nothing = Bucket { start: 0, end: 0 };
+        Walk { zone: self, unit, day: nothing, last: nothing }
+    }
+
     /// The name of the bucket that begins here: `2010-10-31T02:00+01:00`, `2010-10-31`, `2010-W43`,
     /// `2010-10`. No other bucket of the unit and zone has it. Hours have seconds where they begin with
     /// some, and so have offsets: until 1972 only.
@@ -182,6 +188,45 @@ impl Zone {
             }
         }
         Some(to)
+    }
+}
+
+/// Looks for the buckets of times that rise.
+pub struct Walk {
+    zone: Zone,
+    unit: Unit,
+    day: Bucket,
+    last: Bucket,
+}
+
+impl Walk {
+    /// The bucket that this second is in, which is not before those that were asked for.
+    pub fn bucket(&mut self, seconds: i64) -> Bucket {
+        if !self.last.holds(seconds) {
+            self.last = match self.unit {
+                Unit::Hour => self.hour(seconds),
+                unit => self.zone.bucket(unit, seconds),
+            };
+        }
+        self.last
+    }
+
+    fn hour(&mut self, seconds: i64) -> Bucket {
+        if !self.day.holds(seconds) {
+            self.day = self.zone.bucket(Unit::Day, seconds);
+        }
+        // In a day of 24 hours the offset does not change.
+        if self.day.end - self.day.start != DAY {
+            return self.zone.bucket(Unit::Hour, seconds);
+        }
+        let start = seconds - (seconds - self.day.start) % HOUR;
+        Bucket { start, end: start + HOUR }
+    }
+}
+
+impl Bucket {
+    fn holds(self, seconds: i64) -> bool {
+        self.start <= seconds && seconds < self.end
     }
 }
 
@@ -543,6 +588,18 @@ mod tests {
             prop_assert_ne!(&key, &key_of_next);
             if unit != Hour && (0..SECONDS.end() - 40 * DAY).contains(&second) {
                 prop_assert!(key < key_of_next);
+            }
+        }
+
+        /// Also over days on which the clock is set.
+        #[test]
+        fn a_walk_finds_the_same_buckets(
+            (zone, second) in zone_and_second(), unit in select(&UNITS[..]), step in 1i64..3000
+        ) {
+            let mut walk = zone.walk(unit);
+            let until = (second + 3 * DAY).min(*SECONDS.end());
+            for second in (second..until).step_by(usize::try_from(step * 10).expect("small")) {
+                prop_assert_eq!(walk.bucket(second), zone.bucket(unit, second));
             }
         }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    calendar::{Unit, Zone},
+    calendar::{Bucket, Unit, Zone},
     tally::{Buckets, By, Named, Rows, Tally, TimeBase, TooManyRows},
 };
 use super::query::QueryError;
@@ -243,39 +243,42 @@ impl TrendsQuery {
         series: &[Buckets],
     ) -> Result<Vec<TrendRow>, TooManyRows> {
         let too_many = |rows| Err(TooManyRows { rows, max: TREND_ROWS_MAX });
-        let starts: Buckets = if self.fill_empty {
+        let mut told: Vec<Bucket> = if self.fill_empty {
             let Some((first, last)) = self.span(series) else { return Ok(Vec::new()) };
-            let mut starts = Buckets::new();
-            let mut bucket = self.zone.bucket(self.unit, first);
-            loop {
-                starts.insert(bucket.start, (bucket.end, 0));
-                if starts.len() * labels.len() > TREND_ROWS_MAX {
-                    return too_many(starts.len() * labels.len());
+            let mut told = vec![self.zone.bucket(self.unit, first)];
+            while let Some(bucket) = told.last().filter(|bucket| bucket.end <= last) {
+                told.push(self.zone.next(self.unit, *bucket));
+                if told.len() * labels.len() > TREND_ROWS_MAX {
+                    return too_many(told.len() * labels.len());
                 }
-                if last < bucket.end {
-                    break starts;
-                }
-                bucket = self.zone.next(self.unit, bucket);
             }
+            told
         } else {
-            series.iter().flatten().map(|(start, (end, _))| (*start, (*end, 0))).collect()
+            series.iter().flatten().map(|(bucket, _)| *bucket).collect()
         };
+        told.sort_unstable_by_key(|bucket| bucket.start);
+        told.dedup();
         let mut rows = Vec::new();
-        for (start, (end, _)) in &starts {
-            for (label, buckets) in labels.iter().zip(series) {
-                let count = buckets.get(start).map(|(_, count)| *count);
-                if count.is_none() && !self.fill_empty {
-                    continue;
-                }
+        let mut left: Vec<&[(Bucket, u64)]> = series.iter().map(|buckets| &buckets[..]).collect();
+        for bucket in told {
+            for (label, left) in labels.iter().zip(&mut left) {
+                let count = match left.split_first() {
+                    Some(((first, count), rest)) if *first == bucket => {
+                        *left = rest;
+                        *count
+                    }
+                    _ if self.fill_empty => 0,
+                    _ => continue,
+                };
                 if rows.len() == TREND_ROWS_MAX {
                     return too_many(series.iter().map(Buckets::len).sum());
                 }
                 rows.push(TrendRow {
-                    key: self.zone.key(self.unit, *start),
-                    start: *start,
-                    end: *end,
+                    key: self.zone.key(self.unit, bucket.start),
+                    start: bucket.start,
+                    end: bucket.end,
                     series: (*label).to_owned(),
-                    count: count.unwrap_or(0),
+                    count,
                 });
             }
         }
@@ -291,7 +294,7 @@ impl TrendsQuery {
         let mut ranges = self.filter.clauses.iter().map(range);
         let first = ranges.next();
         let common = first.filter(|first| ranges.all(|range| range == *first)).unwrap_or_default();
-        let starts = || series.iter().flat_map(Buckets::keys).copied();
+        let starts = || series.iter().flatten().map(|(bucket, _)| bucket.start);
         let from = common.from.map(Timestamp::seconds).or_else(|| starts().min())?;
         // The last nanosecond before the end.
         let to = common.to.map(|to| to.seconds() - i64::from(to.nanos() == 0));

@@ -1,9 +1,6 @@
 //! Counts what a filter picks: a walk over its positions that reads columns, and hardly ever a record.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 
@@ -336,18 +333,17 @@ impl Tally {
 
     /// By time, in its order: the latest.
     fn time_rows(&self, unit: Unit, zone: Zone, max: usize) -> Rows {
-        let slots = self.slots.iter().flatten().map(|(time, count)| (*time, *count));
-        let buckets = buckets(slots.collect(), unit, zone);
-        let left_out = buckets.len().saturating_sub(max);
-        let row = |(start, (end, count)): (&i64, &(i64, u64))| Row {
-            key: zone.key(unit, *start),
-            range: Some((*start, *end)),
+        let buckets = self.buckets(unit, zone);
+        let (left_out, told) = buckets.split_at(buckets.len().saturating_sub(max));
+        let row = |(bucket, count): &(Bucket, u64)| Row {
+            key: zone.key(unit, bucket.start),
+            range: Some((bucket.start, bucket.end)),
             count: *count,
         };
         Rows {
-            rows: buckets.iter().skip(left_out).map(row).collect(),
+            rows: told.iter().map(row).collect(),
             row_count: buckets.len() as u64,
-            other_count: buckets.values().take(left_out).map(|(_, count)| count).sum(),
+            other_count: left_out.iter().map(|(_, count)| count).sum(),
             without_count: 0,
         }
     }
@@ -427,19 +423,19 @@ impl Tally {
     }
 }
 
-/// By where they begin: where they end, and how many events they have.
-pub type Buckets = BTreeMap<i64, (i64, u64)>;
+/// In the order of time: each with how many events it has.
+pub type Buckets = Vec<(Bucket, u64)>;
 
 fn buckets(mut slots: Vec<(i64, u64)>, unit: Unit, zone: Zone) -> Buckets {
     slots.sort_unstable();
     let mut buckets = Buckets::new();
-    let mut bucket: Option<Bucket> = None;
+    let mut walk = zone.walk(unit);
     for (time, count) in slots {
-        let Bucket { start, end } = match bucket {
-            Some(bucket) if time < bucket.end => bucket,
-            _ => *bucket.insert(zone.bucket(unit, time)),
-        };
-        buckets.entry(start).or_insert((end, 0)).1 += count;
+        let bucket = walk.bucket(time);
+        match buckets.last_mut() {
+            Some((last, sum)) if *last == bucket => *sum += count,
+            _ => buckets.push((bucket, count)),
+        }
     }
     buckets
 }
