@@ -107,7 +107,7 @@ fn durable(segments: &FaultyDisk) -> Store {
     Store::new(sequencer, Arc::new(ManualClock::default()), 100)
 }
 
-fn submit(store: &Store, proposal: Proposal) -> Result<Committed, AppendError> {
+pub fn submit(store: &Store, proposal: Proposal) -> Result<Committed, AppendError> {
     let (mut answer, _) = store.submit(proposal).unwrap();
     while store.lead(1) {}
     answer.try_recv().unwrap()

@@ -6,6 +6,7 @@ mod commit_log;
 mod compaction;
 mod crash;
 mod evict;
+mod filter_model;
 mod grpc;
 mod indexes;
 mod retention_cases;

@@ -56,18 +56,18 @@ struct Kept {
 
 /// Everything that was ever written, and what is hidden of it.
 #[derive(Default)]
-struct Model {
+pub struct Model {
     log: Vec<Kept>,
-    hidden: BTreeSet<u64>,
+    pub hidden: BTreeSet<u64>,
     rules: Vec<(Scope, Rule)>,
     tombstoned: BTreeSet<String>,
     /// Streams with the version at which they were deleted.
     deleted: Vec<(String, u64)>,
-    now: i64,
+    pub now: i64,
 }
 
 impl Model {
-    fn version(&self, stream: &str) -> u64 {
+    pub fn version(&self, stream: &str) -> u64 {
         self.log.iter().filter(|kept| kept.stream == stream).count() as u64
     }
 
@@ -85,7 +85,7 @@ impl Model {
     }
 
     /// Hides what the rules hide now. What was hidden before stays so.
-    fn age(&mut self) {
+    pub fn age(&mut self) {
         for (at, kept) in (1..).zip(&self.log) {
             let stream = Scope::Stream(name(&kept.stream));
             let category = Scope::Category(name(name::category(&kept.stream)));
@@ -100,7 +100,7 @@ impl Model {
         }
     }
 
-    fn write(&mut self, id: Uuid, stream: &str, event_type: &str) {
+    pub fn write(&mut self, id: Uuid, stream: &str, event_type: &str) {
         let version = self.version(stream) + 1;
         let (stream, event_type) = (stream.to_owned(), event_type.to_owned());
         self.log.push(Kept { id, stream, version, event_type, recorded_at: self.now });
@@ -142,7 +142,7 @@ impl Model {
     }
 
     /// What a setting must come to: whether it changes anything, and its effect.
-    fn set(&mut self, setting: &Setting) -> Result<bool, &'static str> {
+    pub fn set(&mut self, setting: &Setting) -> Result<bool, &'static str> {
         if let Change::Retain(rule) = setting.change {
             if rule == self.rule(&setting.scope) {
                 return Ok(false);
