@@ -12,7 +12,7 @@ use std::{
 
 use annals::{
     core::{
-        append::{Proposal, Write},
+        append::{Condition, Proposal, Write},
         clock::{Clock, ManualClock, Timestamp},
         commit_log::{
             disk::{
@@ -42,7 +42,7 @@ use annals::{
         store::Store,
         upkeep::{DataFiles, Upkeep},
     },
-    service::{query::QueryService, scan::Scan},
+    service::{command::CommandService, query::QueryService, scan::Scan},
 };
 use proptest::{
     collection::vec,
@@ -59,7 +59,7 @@ use crate::{
     commit_log::FaultyDisk,
     compaction::submit,
     retention_model::{self, SECOND, name, positions},
-    support::model::category,
+    support::{model::category, within},
 };
 
 const STREAMS: [&str; 8] = [
@@ -124,8 +124,22 @@ const TEXTS: [&str; 14] = [
 ];
 const BINARIES: [&[u8]; 4] = [b"", b"\xff\xfeABC\xff", b"{\"amount\":12.5}", b"\xc3\xa4pfel\xc3"];
 const NEEDLES: [&str; 16] = [
-    "ÄPFEL", "äpfel", "ß", "ẞ", "ss", "straSSe", "a.c", ".*", "(A+)+$", "abc", "σας", "kelvin",
-    "\"amount\"", "12", "ff", "sieben",
+    "ÄPFEL",
+    "äpfel",
+    "ß",
+    "ẞ",
+    "ss",
+    "straSSe",
+    "a.c",
+    ".*",
+    "(A+)+$",
+    "abc",
+    "σας",
+    "kelvin",
+    "\"amount\"",
+    "12",
+    "ff",
+    "sieben",
 ];
 /// Letters that are one if case does not matter, beside those of ASCII.
 const ALIKE: [&str; 5] = ["äÄ", "ßẞ", "σςΣ", "αΑ", "kK\u{212a}"];
@@ -512,8 +526,8 @@ fn an_event() -> impl Strategy<Value = Kept> {
         content,
         prop_oneof![2 => Just(""), 3 => select(&CONTENT_TYPES[..]).prop_map(|it| it.0)],
     )
-        .prop_map(|(stream, event_type, tags, ids, metadata, occurred, content, content_type)| {
-            Kept {
+        .prop_map(
+            |(stream, event_type, tags, ids, metadata, occurred, content, content_type)| Kept {
                 stream,
                 event_type,
                 tags,
@@ -524,16 +538,13 @@ fn an_event() -> impl Strategy<Value = Kept> {
                 recorded: 0,
                 content,
                 content_type,
-            }
-        })
+            },
+        )
 }
 
 fn a_comparison() -> impl Strategy<Value = Comparison> {
-    use Operator::{
-        Equals, Exists, Greater, GreaterOrEqual, Less, LessOrEqual, NotEquals,
-    };
-    let operators =
-        vec![Equals, NotEquals, Less, LessOrEqual, Greater, GreaterOrEqual, Exists];
+    use Operator::{Equals, Exists, Greater, GreaterOrEqual, Less, LessOrEqual, NotEquals};
+    let operators = vec![Equals, NotEquals, Less, LessOrEqual, Greater, GreaterOrEqual, Exists];
     let value = prop_oneof![
         1 => Just(Scalar::Null),
         1 => any::<bool>().prop_map(Scalar::Bool),
@@ -605,9 +616,8 @@ struct Probe {
 
 fn a_probe() -> impl Strategy<Value = Probe> {
     let budget = prop_oneof![6 => 1u32..4, 2 => 4u32..40, 1 => Just(4096)];
-    (any::<Index>(), prop_oneof![Just(0u64), 1u64..20], 1u64..10, budget, 1usize..6).prop_map(
-        |(after, limit, batch, budget, max)| Probe { after, limit, batch, budget, max },
-    )
+    (any::<Index>(), prop_oneof![Just(0u64), 1u64..20], 1u64..10, budget, 1usize..6)
+        .prop_map(|(after, limit, batch, budget, max)| Probe { after, limit, batch, budget, max })
 }
 
 /// A store, its clock, and the model of it.
@@ -627,7 +637,7 @@ fn in_memory(segment_size: usize) -> Sequencer {
 
 impl Twins {
     fn new(sequencer: Sequencer) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let clock = Arc::new(ManualClock::default());
         let store = Store::new(sequencer, Arc::clone(&clock) as Arc<dyn Clock>, 100);
         let twins = Self { clock, store, model: Model::default(), now: NOW * SECOND, runtime };
@@ -822,7 +832,7 @@ fn history(max: usize) -> impl Strategy<Value = Vec<(Vec<Kept>, i64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     /// Any filter gives exactly what a look at every event gives, by every way to read, forwards and
     /// backwards, however often it is paused.
@@ -856,10 +866,467 @@ fn a_walk_over_one_list_takes_no_steps() {
         Wanted { streams: vec![event.stream.clone(), "unheard".to_owned()], ..Wanted::default() },
         Wanted { prefixes: vec![event.stream], ..Wanted::default() },
     ] {
-        let mut cursor =
-            Cursor::new(&filter(&[clause]), history, &reader, Direction::Forwards);
+        let mut cursor = Cursor::new(&filter(&[clause]), history, &reader, Direction::Forwards);
         let mut found = Vec::new();
         let next = cursor.fill(Position::new(1), &reader, &mut 4096, 2000, &mut found);
         assert_eq!((next, found.len(), cursor.cost().steps), (None, 1000, 0));
+    }
+}
+
+/// A condition of several clauses, each of which has more to jump over than is done at once, is decided.
+#[test]
+fn a_condition_of_several_rare_clauses_is_decided() {
+    let mut twins = Twins::new(in_memory(1 << 20));
+    let event = an_event().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    let types = ["A", "B"].into_iter().cycle();
+    let event = |event_type: &str| Kept {
+        event_type: event_type.to_owned(),
+        tags: vec![if event_type == "A" { "red" } else { "blue" }],
+        ..event.clone()
+    };
+    twins.append(types.take(12_000).map(event).collect());
+    let clause = |event_type: &str, tag: &str| Clause {
+        types: vec![name(event_type)],
+        tags_all: vec![name(tag)],
+        ..Clause::default()
+    };
+    let filter = Filter { clauses: vec![clause("A", "blue"), clause("B", "red")] };
+    let conditions = vec![Condition { filter, ..Condition::default() }];
+    let commit = commit(twins.model.head(), vec![event("A")], twins.now);
+    let proposal = Proposal { conditions, ..commit.proposal };
+    let service = CommandService::new(Arc::new(twins.store));
+    let answer = async { within(service.commit(proposal)).await };
+    assert!(twins.runtime.block_on(answer).is_ok());
+}
+
+/// What came out of a filter at some head.
+type Seen = (usize, Direction, u64, Vec<u64>);
+
+/// All that a reader finds until the writer has ended, and once more.
+fn read_on(
+    history: &Arc<History>,
+    clock: &dyn Clock,
+    asked: &[(Filter, Probe)],
+    ended: &AtomicBool,
+) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    loop {
+        // Acquire, pairs with the Release of the writer: the last round sees it all.
+        let last = ended.load(Ordering::Acquire);
+        for (index, (filter, probe)) in asked.iter().enumerate() {
+            for direction in [Direction::Forwards, Direction::Backwards] {
+                let scan = Scan::all(history, clock, filter, direction, Position::ZERO, 0);
+                let head = scan.head().get();
+                seen.push((index, direction, head, positions(scan, probe.batch)));
+                let reader = history.log.reader();
+                let walked = walk(filter, history, &reader, direction, probe.budget);
+                seen.push((index, direction, reader.head().get(), walked));
+            }
+        }
+        if last {
+            return seen;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+
+    /// A scan gives what was there at its head, no more and no less, while others append.
+    #[test]
+    fn a_scan_beside_appends_gives_what_was_there_at_its_head(
+        commits in history(200),
+        asked in vec((clauses(), a_probe()), 3),
+        segment_size in 500usize..8000,
+    ) {
+        let mut twins = Twins::new(in_memory(segment_size));
+        let mut proposals = Vec::new();
+        for (events, pass) in commits {
+            twins.pass(pass);
+            let commit = commit(twins.model.head(), events, twins.now);
+            twins.model.events.extend(commit.events);
+            proposals.push((commit.proposal, twins.now));
+        }
+        let filters: Vec<_> =
+            asked.iter().map(|(clauses, probe)| (filter(clauses), probe.clone())).collect();
+        let ended = AtomicBool::new(false);
+        let (history, clock) = (twins.store.history(), &*twins.clock);
+        let seen: Vec<Seen> = std::thread::scope(|scope| {
+            let read = || read_on(history, clock, &filters, &ended);
+            let readers = [scope.spawn(read), scope.spawn(read)];
+            for (proposal, now) in proposals {
+                clock.set(now);
+                submit(&twins.store, proposal).unwrap();
+            }
+            // Release, pairs with the Acquire of the readers.
+            ended.store(true, Ordering::Release);
+            readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect()
+        });
+        let all: Vec<_> =
+            asked.iter().map(|it| twins.model.matching(&it.0, twins.model.head())).collect();
+        for (index, direction, head, seen) in seen {
+            let mut expected: Vec<u64> =
+                all[index].iter().copied().filter(|at| *at <= head).collect();
+            if direction == Direction::Backwards {
+                expected.reverse();
+            }
+            prop_assert_eq!(seen, expected, "up to {}: {:?}", head, &asked[index]);
+        }
+    }
+}
+
+/// What may happen to a store in a directory.
+#[derive(Debug, Clone)]
+enum Op {
+    Append(Vec<Kept>),
+    Pass(i64),
+    Set(Scope, Change),
+    /// The indexes are written as they are now.
+    WriteIndexes,
+    /// The log goes on in a new segment with this event; what is gone is removed from those before.
+    Compact(Kept),
+    /// The oldest sealed segment that is not compressed is.
+    Pack,
+    /// The store is opened again: with the written indexes if it may, and these metadata keys.
+    Restart {
+        with_indexes: bool,
+        keys: &'static [&'static str],
+    },
+}
+
+const KEY_SETS: [&[&str]; 4] = [&["user", "tenant"], &["user"], &["tenant", "user"], &[]];
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let age = proptest::option::weighted(0.3, (1i64..8).prop_map(|halves| halves * SECOND / 2));
+    let change = prop_oneof![
+        (1u64..6).prop_map(|before| Change::Truncate { before: Version::new(before) }),
+        Just(Change::Delete),
+        (age, proptest::option::of(1u64..6)).prop_map(
+            |(max_age_micros, max_count)| Change::Retain(Rule { max_age_micros, max_count })
+        ),
+    ];
+    let of_stream =
+        (one(&STREAMS), change).prop_map(|(stream, change)| (Scope::Stream(name(&stream)), change));
+    let of_category =
+        (one(&CATEGORIES), proptest::option::of(1u64..6)).prop_map(|(text, count)| {
+            let rule = Rule { max_count: count, ..Rule::default() };
+            (Scope::Category(name(&text)), Change::Retain(rule))
+        });
+    let keys = prop_oneof![3 => Just(KEY_SETS[0]), 1 => select(&KEY_SETS[..])];
+    let op = prop_oneof![
+        10 => vec(an_event(), 1..10).prop_map(Op::Append),
+        3 => prop_oneof![1i64..60, Just(SECOND / 2)].prop_map(Op::Pass),
+        3 => prop_oneof![3 => of_stream, 1 => of_category]
+            .prop_map(|(scope, change)| Op::Set(scope, change)),
+        2 => Just(Op::WriteIndexes),
+        2 => an_event().prop_map(Op::Compact),
+        1 => Just(Op::Pack),
+        3 => (any::<bool>(), keys)
+            .prop_map(|(with_indexes, keys)| Op::Restart { with_indexes, keys }),
+    ];
+    vec(op, 1..40)
+}
+
+/// A store in a directory, with what hides its events.
+struct Durable {
+    twins: Twins,
+    retention: retention_model::Model,
+    segments: FaultyDisk,
+    index: FaultyDisk,
+    /// The metadata keys that are indexed, and those of the written indexes.
+    keys: &'static [&'static str],
+    written_keys: &'static [&'static str],
+    upkeep: Upkeep,
+}
+
+impl Durable {
+    fn new() -> Self {
+        let (segments, index) = (FaultyDisk::default(), FaultyDisk::default());
+        let keys = KEY_SETS[0];
+        let twins = Twins::new(open(&segments, None, keys, keys));
+        let upkeep = upkeep(&twins.store, &segments, &index);
+        let mut retention = retention_model::Model::default();
+        retention.now = twins.now;
+        Self { twins, retention, segments, index, keys, written_keys: keys, upkeep }
+    }
+
+    fn append(&mut self, events: Vec<Kept>) {
+        let before = self.twins.model.events.len();
+        self.twins.append(events);
+        for (index, event) in self.twins.model.events.iter().enumerate().skip(before) {
+            let id = Uuid::from_u128(index as u128 + 1);
+            self.retention.write(id, &event.stream, &event.event_type);
+        }
+    }
+
+    fn set(&mut self, scope: Scope, change: Change) {
+        let setting = Setting { scope, change, expected: None };
+        let id = Uuid::from_u128(u128::from(self.twins.model.head()) + 1);
+        let proposal = setting.clone().proposal(id);
+        let write = proposal.writes[0].clone();
+        let answer = submit(&self.twins.store, proposal);
+        let expected = self.retention.set(&setting);
+        assert_eq!(answer.is_ok(), expected.is_ok());
+        let Ok(Some(_)) = answer.map(|committed| committed.recorded_at) else { return };
+        let content = match change {
+            Change::Retain(rule) => {
+                let age = rule.max_age_micros.map(|age| format!("\"maxAgeMicros\":{age}"));
+                let count = rule.max_count.map(|count| format!("\"maxCount\":{count}"));
+                let parts: Vec<String> = age.into_iter().chain(count).collect();
+                Content::Text(format!("{{{}}}", parts.join(",")))
+            }
+            Change::Truncate { before } => Content::Text(format!("{{\"beforeVersion\":{before}}}")),
+            Change::Delete | Change::Tombstone => Content::None,
+        };
+        let event = Kept {
+            stream: write.stream.to_string(),
+            event_type: write.events[0].event_type().to_string(),
+            tags: Vec::new(),
+            correlation: String::new(),
+            causation: String::new(),
+            metadata: Vec::new(),
+            occurred: None,
+            recorded: self.twins.now,
+            content,
+            content_type: "",
+        };
+        self.retention.write(id, &event.stream, &event.event_type);
+        self.twins.model.events.push(event);
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Append(events) => self.append(events),
+            Op::Pass(micros) => self.twins.pass(micros),
+            Op::Set(scope, change) => self.set(scope, change),
+            Op::WriteIndexes => {
+                let history = self.twins.store.history();
+                snapshot::write(&self.index, history, &history.log.reader()).unwrap();
+                self.written_keys = self.keys;
+            }
+            Op::Compact(event) => {
+                self.twins.store.history().log.seal_at_next_commit();
+                self.append(vec![event]);
+                self.upkeep.map_sealed().unwrap();
+                self.upkeep.compact().unwrap();
+            }
+            Op::Pack => {
+                self.upkeep.map_sealed().unwrap();
+                self.upkeep.pack_next().unwrap();
+            }
+            Op::Restart { with_indexes, keys } => {
+                let index = with_indexes.then_some(&self.index);
+                self.keys = keys;
+                let sequencer = open(&self.segments, index, keys, self.written_keys);
+                let clock = Arc::clone(&self.twins.clock) as Arc<dyn Clock>;
+                self.twins.store = Store::new(sequencer, clock, 100);
+                self.upkeep = upkeep(&self.twins.store, &self.segments, &self.index);
+            }
+        }
+        self.retention.now = self.twins.now;
+        self.retention.age();
+        self.twins.model.hidden.clone_from(&self.retention.hidden);
+    }
+}
+
+fn upkeep(store: &Store, segments: &FaultyDisk, index: &FaultyDisk) -> Upkeep {
+    let files = DataFiles { segments: Arc::new(segments.clone()), index: Arc::new(index.clone()) };
+    let upkeep = Upkeep::new(Arc::clone(store.history()), Some(files), Position::ZERO);
+    upkeep.with_codec(Some(Codec::Lz4))
+}
+
+/// What a start makes of a directory. Written indexes are used where they are of the same metadata keys.
+fn open(
+    segments: &FaultyDisk,
+    index: Option<&FaultyDisk>,
+    metadata_keys: &[&str],
+    written_keys: &[&str],
+) -> Sequencer {
+    let files: Arc<dyn Files> = Arc::new(segments.clone());
+    let (sequencer, recovered) =
+        disk::open(files, SyncMode::Always, 2000, None, |_, _| {}).unwrap();
+    let mut sequencer = sequencer.with_metadata_keys(keys(metadata_keys));
+    if let Some((_, indexes)) = index.and_then(|index| snapshot::read_newest(index)) {
+        let reader = sequencer.reader(recovered.head);
+        match indexes.unwrap().check(&reader, &sequencer.history().metadata) {
+            Ok(indexes) => {
+                assert_eq!(metadata_keys, written_keys);
+                sequencer.take_indexes(indexes);
+            }
+            Err(SnapshotError::OtherKeys) => assert_ne!(metadata_keys, written_keys),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    sequencer.restore(recovered.head, |_| {});
+    sequencer
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// The same after any restarts, with the written indexes, with old ones, without, or with those of
+    /// other metadata keys; and of what rules, truncations and deletions leave, removed from the segments
+    /// or not.
+    #[test]
+    fn any_filter_gives_what_is_left_after_restarts_and_compaction(
+        ops in ops(),
+        asked in vec((clauses(), a_probe()), 6),
+    ) {
+        let mut durable = Durable::new();
+        let mut next = asked.iter().cycle();
+        for op in ops {
+            let looked_at = matches!(op, Op::Restart { .. } | Op::Compact(_) | Op::Set(..));
+            durable.apply(op);
+            if looked_at {
+                let (clauses, probe) = next.next().unwrap();
+                durable.twins.check(clauses, probe);
+            }
+        }
+        for (clauses, probe) in &asked {
+            durable.twins.check(clauses, probe);
+        }
+    }
+}
+
+/// Events and filters that are the same in every run.
+struct Samples(TestRunner);
+
+impl Samples {
+    fn new() -> Self {
+        Self(TestRunner::deterministic())
+    }
+
+    fn of<T>(&mut self, strategy: &impl Strategy<Value = T>) -> T {
+        strategy.new_tree(&mut self.0).unwrap().current()
+    }
+}
+
+/// The same where the oldest events are dropped: of those that are kept.
+#[test]
+fn any_filter_gives_what_is_kept_where_the_oldest_is_dropped() {
+    const MAX: usize = 2 << 20;
+    let log = LogWriter::with_segment_size(MAX / 16);
+    let sequencer = Sequencer::new(log, Box::new(Memory))
+        .with_metadata_keys(keys(&KEYS[..2]))
+        .with_memory_max(MAX, WhenFull::Evict);
+    let mut twins = Twins::new(sequencer);
+    let (mut samples, commit) = (Samples::new(), vec(an_event(), 20..50));
+    for round in 1..=500 {
+        let mut events = samples.of(&commit);
+        // Ids and values of a few events, which are forgotten with them.
+        for event in &mut events {
+            if event.correlation.is_empty() {
+                event.correlation = format!("{}", round / 3);
+            }
+        }
+        twins.pass(1);
+        twins.append(events);
+        twins.model.first = twins.store.history().log.first().get();
+        if round % 50 == 0 {
+            for _ in 0..8 {
+                let (clauses, mut probe) = samples.of(&(clauses(), a_probe()));
+                probe.batch *= 100;
+                probe.max *= 100;
+                probe.budget *= 100;
+                twins.check(&clauses, &probe);
+            }
+        }
+    }
+    assert!(twins.model.first > 5000, "{}", twins.model.first);
+}
+
+/// The same where lists, columns and chains have many blocks, and where the times of most blocks are not
+/// those that are looked for.
+#[test]
+fn any_filter_gives_what_a_look_at_every_event_gives_in_a_long_log() {
+    let mut twins = Twins::new(in_memory(1 << 20));
+    let mut samples = Samples::new();
+    let some = samples.of(&vec(an_event(), 997));
+    let mut events = some.iter().cycle();
+    // More than two blocks of 16 384 events, which occurred over two days, more or less in their order.
+    for round in 0..40u32 {
+        let commit = (0..1000u32).map(|number| {
+            let event = events.next().unwrap().clone();
+            let second = NOW + i64::from(round * 4000 + number % 7);
+            let occurred = match number % 100 {
+                0 => event.occurred,
+                _ => Some((second, number)),
+            };
+            Kept { occurred, correlation: format!("{}", (round * 1000 + number) % 3000), ..event }
+        });
+        twins.append(commit.collect());
+    }
+    let occurred = |from: Option<i64>, to: Option<i64>| {
+        let end = |second| (NOW + second, 100);
+        Wanted { occurred: Range { from: from.map(end), to: to.map(end) }, ..Wanted::default() }
+    };
+    let mut asked: Vec<Vec<Wanted>> = vec![
+        vec![occurred(Some(20_000), Some(20_006))],
+        vec![occurred(Some(65_533), Some(68_003)), occurred(Some(130_000), Some(136_000))],
+        vec![occurred(Some(156_000), None)],
+        vec![occurred(None, Some(4))],
+        vec![Wanted { types: vec!["C".to_owned()], ..occurred(Some(64_000), Some(80_000)) }],
+        vec![Wanted { correlations: vec!["7".to_owned(), "2999".to_owned()], ..Wanted::default() }],
+        vec![Wanted { types: vec!["A".to_owned()], ..Wanted::default() }],
+    ];
+    asked.extend((0..8).map(|_| samples.of(&clauses())));
+    for clauses in asked {
+        let probe = Probe { batch: 1000, budget: 500, max: 900, ..samples.of(&a_probe()) };
+        twins.check(&clauses, &probe);
+    }
+}
+
+/// A prefix of so many streams is an index's; of more it is looked for in their events.
+#[test]
+fn a_prefix_of_many_streams_gives_their_events() {
+    let mut twins = Twins::new(in_memory(1 << 20));
+    let mut samples = Samples::new();
+    let event = samples.of(&an_event());
+    let mut number = 0;
+    let mut streams = |count: usize| -> Vec<Kept> {
+        let names = (number..number + count).map(|number| format!("Many-{number:05}"));
+        number += count;
+        names.map(|stream| Kept { stream, ..event.clone() }).collect()
+    };
+    let prefixes: [(&[&str], bool); 6] = [
+        (&["Many-"], true),
+        (&["Many-00", "Many-01", "Payment"], false),
+        (&["M"], false),
+        (&["Many-", "Payment-1"], true),
+        (&["Many-0409"], false),
+        (&["Unheard-"], false),
+    ];
+    let (first, last) = (streams(4096), streams(200));
+    for (more, united) in [(first, true), (last, false)] {
+        twins.append(more);
+        let others = vec![Kept { stream: "Payment-1".to_owned(), ..event.clone() }; 3];
+        twins.append(others);
+        for (prefixes, has_category) in prefixes {
+            let prefixes: Vec<String> = prefixes.iter().map(|text| (*text).to_owned()).collect();
+            let clause = Wanted { prefixes: prefixes.clone(), ..Wanted::default() };
+            let with_type = Wanted { types: vec![event.event_type.clone()], ..clause.clone() };
+            let history = twins.store.history();
+            let plans = plan::explain(
+                &filter(std::slice::from_ref(&clause)),
+                history,
+                &history.log.reader(),
+            );
+            let all = prefixes == ["Many-"] || prefixes == ["M"];
+            if all || prefixes.len() == 2 && has_category {
+                let index = match (united && all, has_category) {
+                    (true, _) => Some(("stream prefixes", 4096)),
+                    (false, true) => Some(("categories", prefixes.len() as u64)),
+                    (false, false) => None,
+                };
+                let indexes = plans[0].indexes.first().map(|it| (&*it.index, it.values));
+                assert_eq!(indexes, index, "{plans:?}");
+                assert_eq!(plans[0].checks.is_empty(), united && all, "{plans:?}");
+            }
+            for clauses in [vec![clause.clone()], vec![with_type], vec![clause, Wanted::default()]]
+            {
+                let probe = Probe { batch: 1000, budget: 50, max: 900, ..samples.of(&a_probe()) };
+                twins.check(&clauses, &probe);
+            }
+        }
     }
 }
