@@ -30,6 +30,7 @@ use annals::{
             text::TextMatch,
         },
         history::History,
+        index::shared_ids::Candidates,
         log::{
             LogWriter, Reader,
             format::{Body, Data},
@@ -930,7 +931,7 @@ fn read_on(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     /// A scan gives what was there at its head, no more and no less, while others append.
     #[test]
@@ -1162,7 +1163,7 @@ fn open(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     /// The same after any restarts, with the written indexes, with old ones, without, or with those of
     /// other metadata keys; and of what rules, truncations and deletions leave, removed from the segments
@@ -1248,8 +1249,9 @@ fn any_filter_gives_what_a_look_at_every_event_gives_in_a_long_log() {
         let commit = (0..1000u32).map(|number| {
             let event = events.next().unwrap().clone();
             let second = NOW + i64::from(round * 4000 + number % 7);
+            // The first block spans all times.
             let occurred = match number % 100 {
-                0 => event.occurred,
+                0 if round < 10 => event.occurred,
                 _ => Some((second, number)),
             };
             Kept { occurred, correlation: format!("{}", (round * 1000 + number) % 3000), ..event }
@@ -1324,9 +1326,46 @@ fn a_prefix_of_many_streams_gives_their_events() {
             }
             for clauses in [vec![clause.clone()], vec![with_type], vec![clause, Wanted::default()]]
             {
-                let probe = Probe { batch: 1000, budget: 50, max: 900, ..samples.of(&a_probe()) };
+                let probe = Probe { batch: 1000, budget: 5000, max: 900, ..samples.of(&a_probe()) };
                 twins.check(&clauses, &probe);
             }
         }
     }
+}
+
+/// The index of ids knows a part of their hash, so now and then two share a chain; each finds its own events.
+#[test]
+fn ids_that_share_a_chain_are_told_apart() {
+    const IDS: u64 = 200_000;
+    let mut twins = Twins::new(in_memory(16 << 20));
+    let event = Samples::new().of(&an_event());
+    let id = |number: u64| format!("{number:x}");
+    for first in (1..IDS).step_by(5000) {
+        let event =
+            |number| Kept { correlation: id(number), causation: id(number), ..event.clone() };
+        twins.append((first..first + 5000).map(event).collect());
+    }
+    let history = twins.store.history();
+    let reader = history.log.reader();
+    let mut shared = 0;
+    // Of so many, nine pairs share one, give or take three.
+    for number in 1..=IDS {
+        for (ids, of_one) in [(&history.correlations, true), (&history.causations, false)] {
+            let few = ids.candidates(&id(number), reader.head(), reader.first());
+            let Candidates::Few(few) = few else { panic!("each has one event") };
+            assert!(few.contains(&number));
+            if few.len() > 1 {
+                shared += 1;
+                let ids = vec![id(number)];
+                let clause = match of_one {
+                    true => Wanted { correlations: ids, ..Wanted::default() },
+                    false => Wanted { causations: ids, ..Wanted::default() },
+                };
+                let filter = filter(&[clause]);
+                let found = walk(&filter, history, &reader, Direction::Forwards, 100);
+                assert_eq!(found, [number]);
+            }
+        }
+    }
+    assert!(shared > 0);
 }
