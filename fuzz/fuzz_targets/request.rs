@@ -1,17 +1,33 @@
 //! Any bytes as a request: refused with a reason, or a proposal that the sequencer decides; the log is
-//! then whole.
+//! then whole. Or as filters: refused, or they pick the same forwards and backwards, in pieces or at once.
 #![no_main]
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use annals::{
     core::{
-        clock::ManualClock, commit_log::memory::Memory, limits::Limits, log::LogWriter,
-        position::Position, sequencer::Sequencer, store::Store,
+        append::{Proposal, Write},
+        clock::{ManualClock, Timestamp},
+        commit_log::memory::Memory,
+        event::NewEvent,
+        filter::{
+            Filter,
+            plan::{self, Cursor, Direction, Step},
+        },
+        history::History,
+        limits::Limits,
+        log::{
+            LogWriter,
+            format::{Body, Data},
+        },
+        name::Name,
+        position::Position,
+        sequencer::Sequencer,
+        store::Store,
     },
     wire::{
-        convert,
-        proto::v1::{AppendRequest, CommitRequest, SubscribeRequest},
+        convert, filter,
+        proto::v1::{AppendRequest, CommitRequest, CountRequest, SubscribeRequest},
         status,
     },
 };
@@ -24,14 +40,86 @@ fn proposal(
     bytes: &[u8],
 ) -> Result<Option<annals::core::append::Proposal>, prost::DecodeError> {
     let limits = Limits::default();
-    Ok(match kind % 3 {
+    Ok(match kind % 4 {
         0 => convert::append(AppendRequest::decode(bytes)?, &limits).ok(),
         1 => convert::commit(CommitRequest::decode(bytes)?, &limits).ok(),
-        _ => {
+        2 => {
             let _ = convert::subscribe(SubscribeRequest::decode(bytes)?, &limits);
             None
         }
+        _ => {
+            let filters = CountRequest::decode(bytes)?.filters;
+            filter::filter(filters, &limits).ok().inspect(look);
+            None
+        }
     })
+}
+
+/// Events of few names, so that a filter finds some.
+static HISTORY: LazyLock<Store> = LazyLock::new(|| {
+    let name = |text: &str| Name::new(text, 100).expect("a name");
+    let log = LogWriter::with_segment_size(4096);
+    let sequencer = Sequencer::new(log, Box::new(Memory)).with_metadata_keys(vec![name("k")]);
+    let store = Store::new(sequencer, Arc::new(ManualClock::default()), 4);
+    for number in 0..60u32 {
+        let one_of = |texts: [&'static str; 3]| texts[number as usize % 3];
+        let text = format!("{{\"a\":{number},\"b\":[\"{}\"]}}", one_of(["a", "B", "ä"]));
+        let body = Body {
+            data: Data::Text(&text),
+            correlation_id: one_of(["a", "b", ""]),
+            causation_id: one_of(["", "a", "b"]),
+            metadata: vec![("j", one_of(["", "a", "b"])), ("k", one_of(["a", "", "b"]))],
+            ..Body::default()
+        };
+        let stream = name(one_of(["a-1", "a-2", "b"]));
+        let id = uuid::Uuid::from_u128(number.into());
+        let (event_type, tags) = (name(one_of(["A", "B", "C"])), vec![name(one_of(["a", "b", "c"]))]);
+        let occurred = Timestamp::new(i64::from(number / 10), i64::from(number));
+        let event = NewEvent::new(id, &stream, event_type, tags, occurred, body);
+        let write = Write { stream, events: vec![event], expected: None };
+        let (_, leads) = store
+            .submit(Proposal { writes: vec![write], ..Proposal::default() })
+            .expect("there is room");
+        assert!(leads && !store.lead(1));
+    }
+    store
+});
+
+fn look(filter: &Filter) {
+    let history: &Arc<History> = HISTORY.history();
+    let reader = history.log.reader();
+    let walk = |direction, budget| {
+        let mut cursor = Cursor::new(filter, history, &reader, direction);
+        let (mut from, mut all) = (Position::new(1), Vec::new());
+        if direction == Direction::Backwards {
+            from = reader.head();
+        }
+        loop {
+            match cursor.seek(from, &reader, &mut { budget }) {
+                Step::Found(at) => {
+                    all.push(at);
+                    from = match direction {
+                        Direction::Forwards => at.next(),
+                        Direction::Backwards => at.previous(),
+                    };
+                }
+                Step::Paused(at) => from = at,
+                Step::End => return all,
+            }
+        }
+    };
+    let all = walk(Direction::Forwards, u32::MAX);
+    // A step asks every value once, at most.
+    assert_eq!(walk(Direction::Forwards, 1100), all);
+    let mut backwards = walk(Direction::Backwards, u32::MAX);
+    backwards.reverse();
+    assert_eq!(backwards, all);
+    let (found, _) =
+        plan::matches(filter, history, &reader, Position::ZERO, usize::MAX, 3, None);
+    assert!(found.iter().zip(&all).all(|(one, other)| one == other));
+    for plan in plan::explain(filter, history, &reader) {
+        assert!(plan.range.1 <= reader.head());
+    }
 }
 
 fuzz_target!(|bytes: &[u8]| {
