@@ -601,6 +601,8 @@ fn clauses() -> impl Strategy<Value = Vec<Wanted>> {
     prop_oneof![
         8 => vec(a_clause(), 1..=2),
         2 => vec(a_clause(), 3..=4),
+        // So many that they are united in a heap.
+        1 => vec(a_clause(), 9..=12),
         1 => Just(Vec::new()),
     ]
 }
@@ -714,7 +716,7 @@ fn check(
         positions.into_iter().take(usize::try_from(limit).unwrap()).collect::<Vec<_>>()
     };
 
-    let after = probe.after.index(model.events.len() + 2) as u64;
+    let after = probe.after.index(model.events.len() + 5) as u64;
     let scan = |direction| {
         let after = Position::new(after);
         positions(Scan::all(history, clock, &filter, direction, after, probe.limit), probe.batch)
@@ -745,6 +747,9 @@ fn check(
         assert!(plan.candidates_max >= matching.len() as u64, "{plan:?}: {clause:?}");
         let in_range = |at: &u64| plan.range.0.get() <= *at && *at <= plan.range.1.get();
         assert!(matching.iter().all(in_range), "{plan:?}: {clause:?}");
+        let types: BTreeSet<&String> = clause.types.iter().collect();
+        let known = plan.indexes.iter().find(|it| it.index == "types").map_or(0, |it| it.values);
+        assert!(known <= types.len() as u64, "a value is one, however often it is named");
     }
 }
 
@@ -1271,6 +1276,13 @@ fn any_filter_gives_what_a_look_at_every_event_gives_in_a_long_log() {
         vec![Wanted { correlations: vec!["7".to_owned(), "2999".to_owned()], ..Wanted::default() }],
         vec![Wanted { types: vec!["A".to_owned()], ..Wanted::default() }],
     ];
+    // The last event of a block and the first of the next.
+    for index in [2 * 16_384 - 1, 2 * 16_384] {
+        let (second, nanos) = twins.model.events[index].occurred.unwrap();
+        let (from, to) = (Some((second, nanos)), Some((second, nanos + 1)));
+        let occurred = Range { from, to };
+        asked.push(vec![Wanted { occurred, ..Wanted::default() }]);
+    }
     asked.extend((0..8).map(|_| samples.of(&clauses())));
     for clauses in asked {
         let probe = Probe { batch: 1000, budget: 500, max: 900, ..samples.of(&a_probe()) };
@@ -1290,19 +1302,21 @@ fn a_prefix_of_many_streams_gives_their_events() {
         number += count;
         names.map(|stream| Kept { stream, ..event.clone() }).collect()
     };
-    let prefixes: [(&[&str], bool); 6] = [
+    let prefixes: [(&[&str], bool); 7] = [
         (&["Many-"], true),
         (&["Many-00", "Many-01", "Payment"], false),
         (&["M"], false),
         (&["Many-", "Payment-1"], true),
         (&["Many-0409"], false),
+        (&["Many-", "-odd"], false),
         (&["Unheard-"], false),
     ];
     let (first, last) = (streams(4096), streams(200));
     for (more, united) in [(first, true), (last, false)] {
         twins.append(more);
-        let others = vec![Kept { stream: "Payment-1".to_owned(), ..event.clone() }; 3];
-        twins.append(others);
+        let others = ["Payment-1", "Payment-1", "-odd"];
+        let others = others.map(|stream| Kept { stream: stream.to_owned(), ..event.clone() });
+        twins.append(others.to_vec());
         for (prefixes, has_category) in prefixes {
             let prefixes: Vec<String> = prefixes.iter().map(|text| (*text).to_owned()).collect();
             let clause = Wanted { prefixes: prefixes.clone(), ..Wanted::default() };
