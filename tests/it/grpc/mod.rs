@@ -1,6 +1,7 @@
 //! The protocol from the outside: a real server, real gRPC, and what error.proto and the comments of
 //! the other files promise.
 
+mod bad_filter;
 mod bad_input;
 mod bad_query;
 mod commit;
@@ -16,10 +17,14 @@ mod info;
 mod lists;
 mod min_position;
 mod pipeline;
+mod query_cache;
 mod race;
 mod read;
 mod retention;
+mod statistics;
 mod stop;
 mod strangers;
 mod subscribe;
+mod trends;
 mod verify;
+mod watch;

@@ -1,5 +1,6 @@
 //! A real server on a free port of loopback, and short words for what tests do with it.
 
+pub mod asked;
 pub mod dice;
 pub mod model;
 pub mod process;
