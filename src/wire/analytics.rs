@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use super::{
     block::EventBlock,
-    convert::{At, Check, InvalidRequest, TEXT_BYTES_MAX, timestamp},
+    convert::{At, Check, InvalidRequest, TEXT_BYTES_MAX, duration, timestamp},
     proto::v1::{
         self, CorrelationSummary, CountResponse, ExplainResponse, FilterPlan,
         GetCorrelationResponse, GetStatisticsRequest, GetStatisticsResponse, GetTrendsRequest,
@@ -254,7 +254,7 @@ impl Check {
     fn interval(&mut self, at: At<'_>, interval: Option<prost_types::Duration>) -> Duration {
         let interval = match interval {
             None => INTERVAL_DEFAULT,
-            Some(interval) => Duration::try_from(interval).unwrap_or_default(),
+            Some(interval) => duration(interval).unwrap_or_default(),
         };
         if !(INTERVAL_MIN..=INTERVAL_MAX).contains(&interval) {
             self.wrong(at, "is not between 100 ms and 1 h");
@@ -512,11 +512,11 @@ pub fn replay(request: ReplayRequest, limits: &Limits) -> Result<ReplayOptions, 
     if speed.is_some_and(|speed| !(SPEED_MIN..=SPEED_MAX).contains(&speed)) {
         check.wrong(root.field("speed"), "is neither 0 nor between 0.001 and 1 000 000");
     }
-    let pause_max = match pause_max.map(Duration::try_from) {
+    let pause_max = match pause_max.map(duration) {
         None => PAUSE_MAX,
-        Some(Ok(pause)) => pause.min(PAUSE_MAX),
-        Some(Err(_)) => {
-            check.wrong(root.field("pause_max"), "is negative or out of range");
+        Some(Some(pause)) => pause.min(PAUSE_MAX),
+        Some(None) => {
+            check.wrong(root.field("pause_max"), "is negative");
             PAUSE_MAX
         }
     };

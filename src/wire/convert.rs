@@ -177,6 +177,13 @@ impl Check {
     }
 }
 
+/// A duration that was sent; `None`: it is negative. (prost's own conversion negates it, which the least one
+/// does not survive.)
+pub(super) fn duration(sent: prost_types::Duration) -> Option<Duration> {
+    let prost_types::Duration { seconds, nanos } = sent.normalized();
+    Some(Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?))
+}
+
 /// How data of a content type is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -585,7 +592,7 @@ pub fn subscribe(
     );
     let heartbeat_interval = match heartbeat_interval {
         None => HEARTBEAT_INTERVAL_DEFAULT,
-        Some(interval) => Duration::try_from(interval).unwrap_or_default(),
+        Some(interval) => duration(interval).unwrap_or_default(),
     };
     if !(HEARTBEAT_INTERVAL_MIN..=HEARTBEAT_INTERVAL_MAX).contains(&heartbeat_interval) {
         check.wrong(root.field("heartbeat_interval"), "is not between 100 ms and 1 h");

@@ -222,7 +222,7 @@ fn trends_cases() -> Vec<(GetTrendsRequest, &'static str)> {
 
 fn watch_cases() -> Vec<(&'static str, Vec<u8>, String)> {
     let mut cases = Vec::new();
-    for (seconds, nanos) in [(0, 0), (0, 99_999_999), (3600, 1), (-1, 0), (i64::MAX, i32::MAX)] {
+    for (seconds, nanos) in [(0, 0), (0, 99_999_999), (3600, 1), (-1, 0), (i64::MAX, i32::MAX), (i64::MIN, 0)] {
         let interval = Some(Duration { seconds, nanos });
         let statistics = WatchStatisticsRequest { statistics: None, interval };
         cases.push(("QueryService/WatchStatistics", statistics.encode_to_vec(), "interval"));

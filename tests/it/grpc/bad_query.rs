@@ -88,6 +88,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("SubscriptionService/Subscribe", heartbeat(3600, 1), "heartbeat_interval"),
         ("SubscriptionService/Subscribe", heartbeat(-10, 0), "heartbeat_interval"),
         ("SubscriptionService/Subscribe", heartbeat(i64::MAX, i32::MAX), "heartbeat_interval"),
+        ("SubscriptionService/Subscribe", heartbeat(i64::MIN, i32::MIN), "heartbeat_interval"),
     ];
     let bad_name = Filter { tags_all: vec!["a".to_owned(), String::new()], ..Filter::default() };
     let long_name = Filter { streams: vec!["x".repeat(513)], ..Filter::default() };
