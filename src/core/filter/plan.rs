@@ -148,7 +148,7 @@ impl Work<'_> {
 impl Cursor {
     /// A cursor over what `reader` sees of `history`.
     pub fn new(filter: &Filter, history: &History, reader: &Reader, direction: Direction) -> Self {
-        let clause = |clause| Parts::of(clause, history, reader).into_node();
+        let clause = |clause| Parts::of(clause, history, reader).into_node(reader.head());
         let root = match &filter.clauses[..] {
             [] => Node::Everything,
             [one] => clause(one),
@@ -407,7 +407,7 @@ impl Parts {
         Self { factors, checks, range: recorded_in(*recorded, reader) }
     }
 
-    fn into_node(self) -> Node {
+    fn into_node(self, head: Position) -> Node {
         let Self { mut factors, checks, range } = self;
         if factors.iter().any(|factor| matches!(factor.node, Node::Nothing)) || range.0 > range.1 {
             return Node::Nothing;
@@ -415,7 +415,7 @@ impl Parts {
         // The rarest leads.
         factors.sort_by_key(|factor| factor.events);
         let mut factors: Vec<Node> = factors.into_iter().map(|factor| factor.node).collect();
-        if !checks.is_empty() || range != (1, u64::MAX) {
+        if !checks.is_empty() || range != (1, head.get()) {
             return Node::All(Box::new(All { factors, checks, range, last: None }));
         }
         match factors.len() {
