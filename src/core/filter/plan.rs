@@ -159,7 +159,8 @@ impl Cursor {
 
     /// The first match at `from` or behind it in the cursor's direction. Calls only ever go on in that
     /// direction. `reader` sees what the cursor was made for, but for what was dropped since. `budget` is
-    /// about how many jumps it may make, and is taken from.
+    /// about how many jumps it may make, and is taken from; one of fewer than a clause has values may lead
+    /// nowhere.
     pub fn seek(&mut self, from: Position, reader: &Reader, budget: &mut u32) -> Step {
         let direction = self.direction;
         let from = if direction == Direction::Backwards { from.min(self.head) } else { from };
@@ -227,8 +228,8 @@ pub fn explain(filter: &Filter, history: &History, reader: &Reader) -> Vec<Plan>
 }
 
 /// The first positions after `after`, up to `reader`'s head, that `filter` matches and that are not hidden: at
-/// most `max`, with at most `budget` jumps and hidden matches. The second value says up to where it has
-/// looked. `reader` sees what is published, or what the sequencer has written.
+/// most `max`, with about `budget` jumps and hidden matches, and more where those lead nowhere. The second
+/// value says up to where it has looked. `reader` sees what is published, or what the sequencer has written.
 pub fn matches(
     filter: &Filter,
     history: &History,
@@ -240,7 +241,7 @@ pub fn matches(
 ) -> (Vec<Position>, Position) {
     let mut found = Vec::new();
     let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
-    let mut from = after.next();
+    let (mut from, mut more) = (after.next(), budget.max(1));
     loop {
         match cursor.seek(from, reader, &mut budget) {
             Step::Found(position) => {
@@ -253,6 +254,11 @@ pub fn matches(
                 if found.len() == max || budget == 0 {
                     return (found, position);
                 }
+            }
+            // One of several clauses has used it up. Another cursor would do all of that again, for ever.
+            Step::Paused(position) if position == after.next() => {
+                more = more.saturating_mul(2);
+                budget = more;
             }
             Step::Paused(position) => return (found, position.previous()),
             Step::End => return (found, reader.head().max(after)),
