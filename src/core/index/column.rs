@@ -172,11 +172,12 @@ impl Column {
             *bytes = rest;
             let cells = match size {
                 0 => Cells::None,
-                1 => Cells::U8(filled(raw.iter().copied(), AtomicU8::new)),
+                1 => Cells::U8(filled(raw.iter().copied(), 0, AtomicU8::new)),
                 2 => {
                     let (raw, _) = raw.as_chunks::<2>();
                     Cells::U16(filled(
                         raw.iter().map(|raw| u16::from_le_bytes(*raw)),
+                        0,
                         AtomicU16::new,
                     ))
                 }
@@ -184,6 +185,7 @@ impl Column {
                     let (raw, _) = raw.as_chunks::<4>();
                     Cells::U32(filled(
                         raw.iter().map(|raw| u32::from_le_bytes(*raw)),
+                        0,
                         AtomicU32::new,
                     ))
                 }
@@ -313,11 +315,11 @@ fn block_lens(head: Position) -> impl Iterator<Item = usize> {
     })
 }
 
-/// A block's cells: these, and zeros behind them.
-fn filled<T: Default, A>(values: impl Iterator<Item = T>, cell: impl Fn(T) -> A) -> Box<[A]> {
+/// A block's cells: these, and `rest` behind them.
+fn filled<T: Copy, A>(values: impl Iterator<Item = T>, rest: T, cell: impl Fn(T) -> A) -> Box<[A]> {
     let mut cells: Vec<A> = Vec::with_capacity(BLOCK_LEN);
     cells.extend(values.map(&cell));
-    cells.resize_with(BLOCK_LEN, || cell(T::default()));
+    cells.resize_with(BLOCK_LEN, || cell(rest));
     cells.into_boxed_slice()
 }
 
@@ -393,7 +395,8 @@ impl TimeColumn {
             *bytes = rest;
             let (raw, _) = raw.as_chunks::<4>();
             let (min, max) = (AtomicI64::new(min), AtomicI64::new(max));
-            let cells = filled(raw.iter().map(|raw| u32::from_le_bytes(*raw)), AtomicU32::new);
+            // A removed event that is noted later says nothing.
+            let cells = filled(raw.iter().map(|raw| u32::from_le_bytes(*raw)), FAR, AtomicU32::new);
             if base.checked_add(BASE).is_none() || base.checked_sub(BASE).is_none() {
                 return None;
             }
@@ -561,12 +564,18 @@ mod tests {
             let put = |block: &[u8]| { bytes.extend_from_slice(block); Ok::<_, ()>(()) };
             column.view().encode(head, put).expect("nothing fails");
             let restored = TimeColumn::decode(&mut &bytes[..], head).expect("a column");
+            for column in [&column, &restored] {
+                column.push(position(values.len()), None, &mut writer);
+                prop_assert_eq!(column.view().get(position(values.len())), None);
+            }
             for view in [column.view(), restored.view()] {
                 for (index, value) in values.iter().enumerate() {
                     let at = position(index);
+                    let first = values[index - index % BLOCK_LEN];
+                    let base = if first % 7 == 0 { 0 } else { first };
                     match view.get(at) {
                         Some(seconds) => prop_assert_eq!(seconds, *value),
-                        None => prop_assert!(value % 7 == 0 || value.abs() > 1 << 30),
+                        None => prop_assert!(value % 7 == 0 || (value - base).abs() > 1 << 30),
                     }
                     if value % 7 != 0 {
                         let (min, max) = view.span_micros(at).expect("it has one");
