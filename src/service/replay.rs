@@ -142,8 +142,8 @@ impl Replay {
             self.events += self.block.events;
             return Ok(Some(Message::Events(self.block.clone())));
         };
-        let (time, due) = self.due(self.sent_bytes, speed);
         let now = Instant::now();
+        let (time, due) = self.due(self.sent_bytes, speed, now);
         if due > now {
             let wait = due - now;
             if wait > TOLD_PAUSE_MIN && !self.told {
@@ -179,15 +179,15 @@ impl Replay {
         }
     }
 
-    /// The time of the event that begins at `offset` of the block, and when it is due.
-    fn due(&self, offset: usize, speed: f64) -> (Timestamp, Instant) {
+    /// The time of the event that begins at `offset` of the block, and when it is due: the first one now.
+    fn due(&self, offset: usize, speed: f64, now: Instant) -> (Timestamp, Instant) {
         let record = &self.block.bytes[offset..];
         let message = format::message(&record[..format::field_size(record)]);
         let time = match self.options.base {
             TimeBase::Occurred => format::occurred_at(message),
             TimeBase::Recorded => format::recorded_at(record),
         };
-        let Some((last, due)) = self.last else { return (time, Instant::now()) };
+        let Some((last, due)) = self.last else { return (time, now) };
         let apart = time.since(last).unwrap_or_default();
         // What is too long for a duration is too long to wait for.
         let wait = Duration::try_from_secs_f64(apart.as_secs_f64() / speed);
@@ -201,7 +201,7 @@ impl Replay {
         while self.sent_bytes < self.block.bytes.len() {
             let rest = &self.block.bytes[self.sent_bytes..];
             if rest[0] == format::EVENT_TAG {
-                let (time, due) = self.due(self.sent_bytes, speed);
+                let (time, due) = self.due(self.sent_bytes, speed, now);
                 if events > 0 && due > now {
                     break;
                 }

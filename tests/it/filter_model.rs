@@ -43,7 +43,7 @@ use annals::{
         store::Store,
         upkeep::{DataFiles, Upkeep},
     },
-    service::{command::CommandService, query::QueryService, scan::Scan},
+    service::{command::CommandService, places::Places, query::QueryService, scan::Scan},
 };
 use proptest::{
     collection::vec,
@@ -663,8 +663,12 @@ impl Twins {
 
     fn check(&self, clauses: &[Wanted], probe: &Probe) {
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let queries =
-            QueryService::new(Arc::clone(self.store.history()), clock, CancellationToken::new());
+        let queries = QueryService::new(
+            Arc::clone(self.store.history()),
+            clock,
+            Places::new(10),
+            CancellationToken::new(),
+        );
         check(self.store.history(), &*self.clock, &self.model, clauses, probe);
         let filter = filter(clauses);
         let count = self.runtime.block_on(queries.count(&filter));

@@ -9,6 +9,7 @@ mod evict;
 mod filter_model;
 mod grpc;
 mod indexes;
+mod paused_time;
 mod retention_cases;
 mod retention_model;
 mod store_model;

@@ -579,7 +579,10 @@ mod tests {
                     }
                     if value % 7 != 0 {
                         let (min, max) = view.span_micros(at).expect("it has one");
-                        prop_assert!(min <= *value * 1_000_000 && *value * 1_000_000 <= max);
+                        // Each has as many nanoseconds as there are before it.
+                        let nanos = i64::try_from(index).expect("a small number");
+                        let moment = Timestamp::new(*value, nanos).expect("in range");
+                        prop_assert!(min <= moment.micros() && moment.micros_up() <= max);
                     }
                 }
             }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     calendar::{Bucket, Unit, Zone},
-    tally::{Buckets, By, Named, Rows, Tally, TimeBase, TooManyRows},
+    tally::{Buckets, By, Named, Row, Rows, Tally, TimeBase, TooManyRows},
 };
 use super::query::QueryError;
 use crate::core::{
@@ -111,8 +111,8 @@ pub trait Analysis: Clone + Send + Sync + 'static {
     /// What has changed since `before`; `None`: rows of then are none any more, and all have to be told.
     fn changes(&self, before: &Self::Answer, now: &Self::Answer) -> Option<Self::Answer>;
 
-    /// Whether it tells of any change.
-    fn is_nothing(changes: &Self::Answer) -> bool;
+    /// Whether these, which have come since `before`, tell of nothing.
+    fn is_nothing(before: &Self::Answer, changes: &Self::Answer) -> bool;
 }
 
 impl Analysis for StatisticsQuery {
@@ -147,36 +147,34 @@ impl Analysis for StatisticsQuery {
     }
 
     fn changes(&self, before: &Statistics, now: &Statistics) -> Option<Statistics> {
+        if now.events < before.events {
+            return None;
+        }
         let mut changes = now.clone();
-        for ((by, rows), (_, were)) in changes.groups.iter_mut().zip(&before.groups) {
-            let mut were: HashMap<&str, u64> =
-                were.rows.iter().map(|row| (&*row.key, row.count)).collect();
+        for ((_, rows), (_, before)) in changes.groups.iter_mut().zip(&before.groups) {
+            let mut were: HashMap<&str, &Row> =
+                before.rows.iter().map(|row| (&*row.key, row)).collect();
             let first = rows.rows.first().and_then(|row| row.range);
-            let mut fewer = false;
+            let cut = rows.row_count > rows.rows.len() as u64;
+            let mut fewer = rows.row_count < before.row_count;
             rows.rows.retain(|row| {
-                let was = were.remove(&*row.key);
+                let was = were.remove(&*row.key).map(|was| was.count);
                 fewer |= was.is_some_and(|was| was > row.count);
                 was != Some(row.count)
             });
             // Times that are no longer among the latest keep their counts.
-            let gone = before_rows_gone(*by, &were, first.is_some());
-            if fewer || gone {
+            let pushed_out = |row: &Row| cut && row.range < first;
+            if fewer || !were.into_values().all(pushed_out) {
                 return None;
             }
         }
         Some(changes)
     }
 
-    fn is_nothing(changes: &Statistics) -> bool {
-        changes.groups.iter().all(|(_, rows)| rows.rows.is_empty())
-    }
-}
-
-/// Whether rows that were told and are none any more count no more.
-fn before_rows_gone(by: By, gone: &HashMap<&str, u64>, some_left: bool) -> bool {
-    match by {
-        By::Time(_) if some_left => false,
-        _ => !gone.is_empty(),
+    fn is_nothing(before: &Statistics, changes: &Statistics) -> bool {
+        // Not every event is in a row that is told.
+        before.events == changes.events
+            && changes.groups.iter().all(|(_, rows)| rows.rows.is_empty())
     }
 }
 
@@ -222,7 +220,7 @@ impl Analysis for TrendsQuery {
         let mut were: HashMap<(i64, String), u64> =
             before.rows.iter().map(|row| (key(row), row.count)).collect();
         let mut changes = now.clone();
-        let mut fewer = false;
+        let mut fewer = now.events < before.events;
         changes.rows.retain(|row| {
             let was = were.remove(&key(row));
             fewer |= was.is_some_and(|was| was > row.count);
@@ -231,8 +229,8 @@ impl Analysis for TrendsQuery {
         (!fewer && were.is_empty() && names(before) == names(now)).then_some(changes)
     }
 
-    fn is_nothing(changes: &Trends) -> bool {
-        changes.rows.is_empty()
+    fn is_nothing(before: &Trends, changes: &Trends) -> bool {
+        before.events == changes.events && changes.rows.is_empty()
     }
 }
 
@@ -386,7 +384,7 @@ impl<A: Analysis> Watched<A> {
         };
         Ok(match self.query.changes(&told, &now) {
             None => Some(Update::Complete(now)),
-            Some(changes) if A::is_nothing(&changes) => None,
+            Some(changes) if A::is_nothing(&told, &changes) => None,
             Some(changes) => Some(Update::Changes(changes)),
         })
     }

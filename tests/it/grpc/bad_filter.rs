@@ -222,7 +222,9 @@ fn trends_cases() -> Vec<(GetTrendsRequest, &'static str)> {
 
 fn watch_cases() -> Vec<(&'static str, Vec<u8>, String)> {
     let mut cases = Vec::new();
-    for (seconds, nanos) in [(0, 0), (0, 99_999_999), (3600, 1), (-1, 0), (i64::MAX, i32::MAX), (i64::MIN, 0)] {
+    for (seconds, nanos) in
+        [(0, 0), (0, 99_999_999), (3600, 1), (-1, 0), (i64::MAX, i32::MAX), (i64::MIN, 0)]
+    {
         let interval = Some(Duration { seconds, nanos });
         let statistics = WatchStatisticsRequest { statistics: None, interval };
         cases.push(("QueryService/WatchStatistics", statistics.encode_to_vec(), "interval"));
@@ -444,7 +446,8 @@ async fn a_page_token_is_good_for_its_own_search_only() {
         ("no base64", asked(paid(), 1, "\u{0}ü")),
         ("a space before", asked(paid(), 1, &format!(" {token}"))),
     ] {
-        let refusal = store.search(request).await.err().unwrap_or_else(|| panic!("{what} is taken"));
+        let refusal =
+            store.search(request).await.err().unwrap_or_else(|| panic!("{what} is taken"));
         assert_eq!(refusal.code(), Code::InvalidArgument, "{what}");
         assert_eq!(refusal.reason(), "INVALID_REQUEST", "{what}");
         assert_eq!(refusal.violations(), ["page_token"], "{what}");
@@ -496,14 +499,16 @@ async fn a_condition_that_would_have_to_be_searched_for_is_refused() {
 #[tokio::test]
 async fn a_condition_on_a_correlation_or_causation_holds() {
     let store = TestStore::start().await;
-    let of_correlation =
-        || Filter { correlation_ids: strings(&["order-7"]), ..Filter::default() };
+    let of_correlation = || Filter { correlation_ids: strings(&["order-7"]), ..Filter::default() };
     let of_causation = || Filter { causation_ids: strings(&["command-7"]), ..Filter::default() };
     store.append("Order-1", ANY, [correlated("order-8")]).await.unwrap();
     store.send(conditional(of_correlation())).await.unwrap();
     store.append("Order-1", ANY, [correlated("order-7")]).await.unwrap();
     let refusal = store.send(conditional(of_correlation())).await.unwrap_err();
-    assert_eq!((refusal.code(), &*refusal.reason()), (Code::FailedPrecondition, "CONDITION_BROKEN"));
+    assert_eq!(
+        (refusal.code(), &*refusal.reason()),
+        (Code::FailedPrecondition, "CONDITION_BROKEN")
+    );
     assert_eq!(refusal.fact("positions"), "3");
 
     store.send(conditional(of_causation())).await.unwrap();

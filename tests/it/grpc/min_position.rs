@@ -1,8 +1,10 @@
 //! `min_position`: a client reads its own writes, or is told that they have not arrived.
 
 use annals::wire::proto::v1::{
-    CountRequest, GetEventRequest, GetStreamRequest, ListCategoriesRequest, ListEventTypesRequest,
-    ListStreamsRequest, ReadAllRequest, ReadStreamRequest, get_event_request::Key,
+    CountRequest, ExplainRequest, ExplainResponse, GetEventRequest, GetStatisticsRequest,
+    GetStatisticsResponse, GetStreamRequest, GetTrendsRequest, GetTrendsResponse,
+    ListCategoriesRequest, ListEventTypesRequest, ListStreamsRequest, ReadAllRequest,
+    ReadStreamRequest, get_event_request::Key,
 };
 use prost::Message;
 use tonic::Code;
@@ -17,6 +19,8 @@ fn queries(min_position: u64) -> Vec<(&'static str, Vec<u8>)> {
     let categories = ListCategoriesRequest { min_position, ..Default::default() };
     let types = ListEventTypesRequest { min_position, ..Default::default() };
     let read_all = ReadAllRequest { min_position, ..Default::default() };
+    let statistics = GetStatisticsRequest { min_position, ..Default::default() };
+    let trends = GetTrendsRequest { min_position, unit: 1, ..Default::default() };
     let read = ReadStreamRequest { stream: stream(), min_position, ..Default::default() };
     vec![
         ("ReadStream", read.encode_to_vec()),
@@ -27,6 +31,9 @@ fn queries(min_position: u64) -> Vec<(&'static str, Vec<u8>)> {
         ("ListCategories", categories.encode_to_vec()),
         ("ListEventTypes", types.encode_to_vec()),
         ("Count", CountRequest { min_position, ..Default::default() }.encode_to_vec()),
+        ("GetStatistics", statistics.encode_to_vec()),
+        ("GetTrends", trends.encode_to_vec()),
+        ("Explain", ExplainRequest { min_position, ..Default::default() }.encode_to_vec()),
     ]
 }
 
@@ -62,6 +69,9 @@ async fn a_query_waits_for_its_min_position() {
                 use annals::wire::proto::v1::GetStreamResponse as R;
                 answer.decoded::<R>()[0].stream.as_ref().unwrap().version
             }
+            "GetStatistics" => answer.decoded::<GetStatisticsResponse>()[0].event_count,
+            "GetTrends" => answer.decoded::<GetTrendsResponse>()[0].event_count,
+            "Explain" => answer.decoded::<ExplainResponse>()[0].candidates_max,
             "Count" => answer.decoded::<annals::wire::proto::v1::CountResponse>()[0].count,
             "ReadAll" | "ReadStream" => {
                 use annals::wire::proto::v1::Segment;

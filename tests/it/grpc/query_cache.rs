@@ -141,15 +141,13 @@ async fn questions_that_mean_the_same_share_an_answer() {
     let store = TestStore::start().await;
     store.append("Payment-1", ANY, ["Paid", "Noted"]).await.unwrap();
     let metadata = |keys: &[(&str, &[&str])]| {
-        let matches = keys.iter().map(|(key, values)| MetadataMatch {
-            key: (*key).to_owned(),
-            values: strings(values),
-        });
+        let matches = keys
+            .iter()
+            .map(|(key, values)| MetadataMatch { key: (*key).to_owned(), values: strings(values) });
         vec![Filter { metadata: matches.collect(), ..Filter::default() }]
     };
-    let streams_of = |types: &[&str], streams: &[&str]| {
-        [of_types(types), of_streams(streams)].concat()
-    };
+    let streams_of =
+        |types: &[&str], streams: &[&str]| [of_types(types), of_streams(streams)].concat();
     let reversed = |mut filters: Vec<Filter>| {
         filters.reverse();
         filters
@@ -368,8 +366,11 @@ struct Picked {
 /// A type that comes seldom, so that its answers are found in the cache; one that comes often; a correlation; a
 /// text; everything.
 fn filters() -> Vec<Vec<Filter>> {
-    let correlation =
-        Filter { correlation_ids: strings(&["c-1"]), types: strings(&["Often"]), ..Filter::default() };
+    let correlation = Filter {
+        correlation_ids: strings(&["c-1"]),
+        types: strings(&["Often"]),
+        ..Filter::default()
+    };
     vec![
         of_types(&["Seldom"]),
         of_types(&["Often"]),
@@ -390,7 +391,11 @@ fn random_event(dice: &mut Dice) -> (NewEvent, [bool; 5]) {
     (event, [event_type == "Seldom", often, often && correlated, needle, true])
 }
 
-async fn write(mut commands: CommandServiceClient<tonic::transport::Channel>, seed: u64, picked: Arc<[Picked; 5]>) {
+async fn write(
+    mut commands: CommandServiceClient<tonic::transport::Channel>,
+    seed: u64,
+    picked: Arc<[Picked; 5]>,
+) {
     let mut dice = Dice::new(seed);
     for _ in 0..400 {
         let events: Vec<_> = (0..=dice.below(2)).map(|_| random_event(&mut dice)).collect();
@@ -434,10 +439,8 @@ async fn every_answer_counts_what_was_acknowledged_before_and_nothing_that_was_n
                 let all = picked[4].acknowledged.load(Ordering::SeqCst);
                 let (hit, count, position) = match dice.below(3) {
                     0 => {
-                        let request = annals::wire::proto::v1::CountRequest {
-                            filters,
-                            min_position: 0,
-                        };
+                        let request =
+                            annals::wire::proto::v1::CountRequest { filters, min_position: 0 };
                         let answer = within(queries.count(request)).await.unwrap();
                         let hit = is_hit(&answer);
                         let answer = answer.into_inner();
@@ -472,7 +475,10 @@ async fn every_answer_counts_what_was_acknowledged_before_and_nothing_that_was_n
                 };
                 let most = picked[filter].begun.load(Ordering::SeqCst);
                 let range = least..=most;
-                assert!(range.contains(&count), "filter {filter}: {count} of {range:?}, hit: {hit}");
+                assert!(
+                    range.contains(&count),
+                    "filter {filter}: {count} of {range:?}, hit: {hit}"
+                );
                 assert!(position >= all.max(safe), "as of {position}, after {all} and {safe}");
                 safe = position;
                 if hit { hits += 1 } else { misses += 1 }

@@ -166,8 +166,7 @@ async fn events_of_the_first_and_the_last_moment_are_counted() {
     assert_eq!(rows(&answer), expected);
     // The clocks there show another year; what cannot be told of its beginning is cut.
     for time_zone in ["Asia/Tokyo", "America/Adak", "Pacific/Kiritimati"] {
-        let request =
-            GetStatisticsRequest { time_zone: time_zone.to_owned(), ..grouped(&units) };
+        let request = GetStatisticsRequest { time_zone: time_zone.to_owned(), ..grouped(&units) };
         let answer = store.statistics(request).await.unwrap();
         for group in &answer.groups {
             assert_eq!(group.rows.iter().map(|row| row.count).collect::<Vec<_>>(), [1, 1]);
@@ -186,7 +185,8 @@ async fn without_a_grouping_it_is_hours_days_types_categories_and_what_is_indexe
     .await;
     store.append("Payment-1", ANY, [with(event("Paid"), "tenant", "t1")]).await.unwrap();
     let answer = store.statistics(GetStatisticsRequest::default()).await.unwrap();
-    let groups: Vec<_> = answer.groups.iter().map(|group| group.group_by.clone().unwrap()).collect();
+    let groups: Vec<_> =
+        answer.groups.iter().map(|group| group.group_by.clone().unwrap()).collect();
     let expected = [
         by(Grouping::Hour),
         by(Grouping::Day),
@@ -196,7 +196,10 @@ async fn without_a_grouping_it_is_hours_days_types_categories_and_what_is_indexe
         by_metadata("tenant"),
     ];
     assert_eq!(groups, expected);
-    assert_eq!(rows(&answer)[2..], [vec![("Paid", 1)], vec![("Payment", 1)], vec![], vec![("t1", 1)]]);
+    assert_eq!(
+        rows(&answer)[2..],
+        [vec![("Paid", 1)], vec![("Payment", 1)], vec![], vec![("t1", 1)]]
+    );
     assert_eq!(answer.groups[4].without_count, 1);
 }
 
@@ -246,7 +249,8 @@ async fn of_names_the_ones_with_most_events_are_sent_and_of_times_the_latest() {
             (1, 2),
         ),
     ] {
-        let request = GetStatisticsRequest { rows_max, ..grouped(&[Grouping::Type, Grouping::Day]) };
+        let request =
+            GetStatisticsRequest { rows_max, ..grouped(&[Grouping::Type, Grouping::Day]) };
         let answer = store.statistics(request).await.unwrap();
         assert_eq!(rows(&answer), [types, days], "{rows_max}");
         assert_eq!(facts(&answer, 0), (4, others_of_types, 0), "{rows_max}");
@@ -254,7 +258,8 @@ async fn of_names_the_ones_with_most_events_are_sent_and_of_times_the_latest() {
         assert_eq!(answer.event_count, 8);
     }
     for rows_max in [0, 4, 100_000] {
-        let request = GetStatisticsRequest { rows_max, ..grouped(&[Grouping::Type, Grouping::Day]) };
+        let request =
+            GetStatisticsRequest { rows_max, ..grouped(&[Grouping::Type, Grouping::Day]) };
         let answer = store.statistics(request).await.unwrap();
         assert_eq!((facts(&answer, 0), facts(&answer, 1)), ((4, 0, 0), (4, 0, 0)));
     }

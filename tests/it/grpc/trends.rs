@@ -63,10 +63,8 @@ async fn days_are_as_long_as_their_clock_says_and_weeks_cross_years() {
     for time in ["2010-10-30T22:00:00Z", "2010-10-31T22:59:59Z", "2011-01-02T12:00:00Z"] {
         store.append("Payment-1", ANY, [happened("Paid", time)]).await.unwrap();
     }
-    let zoned = |unit| GetTrendsRequest {
-        time_zone: "Europe/Amsterdam".to_owned(),
-        ..trends(unit)
-    };
+    let zoned =
+        |unit| GetTrendsRequest { time_zone: "Europe/Amsterdam".to_owned(), ..trends(unit) };
     let answer = store.trends(zoned(Grouping::Day)).await.unwrap();
     assert_eq!(trend_rows(&answer), [("2010-10-31", "", 2), ("2011-01-02", "", 1)]);
     let day = &answer.rows[0];
@@ -148,8 +146,7 @@ async fn events_are_split_by_type_category_stream_and_metadata() {
 
     let answer = store.trends(split(by(Grouping::Type))).await.unwrap();
     assert_eq!(series(&answer), [("B", 3), ("A", 2)]);
-    let expected =
-        [("2010-10-01", "B", 1), ("2010-10-02", "B", 2), ("2010-10-02", "A", 2)];
+    let expected = [("2010-10-01", "B", 1), ("2010-10-02", "B", 2), ("2010-10-02", "A", 2)];
     assert_eq!(trend_rows(&answer), expected);
 
     let answer = store.trends(split(by(Grouping::Category))).await.unwrap();

@@ -36,8 +36,7 @@ impl TestStore {
         &self,
         statistics: GetStatisticsRequest,
     ) -> Result<Streaming<WatchStatisticsResponse>, Status> {
-        let request =
-            WatchStatisticsRequest { statistics: Some(statistics), interval: SHORT };
+        let request = WatchStatisticsRequest { statistics: Some(statistics), interval: SHORT };
         Ok(within(self.queries().watch_statistics(request)).await?.into_inner())
     }
 
@@ -70,8 +69,7 @@ fn one(key: &str, count: u64) -> Vec<(String, u64)> {
 #[tokio::test]
 async fn statistics_are_told_whole_and_then_by_the_rows_that_have_changed() {
     let store = TestStore::start().await;
-    let events =
-        [happened("A", "2010-10-01T12:00:00Z"), happened("B", "2010-10-02T12:00:00Z")];
+    let events = [happened("A", "2010-10-01T12:00:00Z"), happened("B", "2010-10-02T12:00:00Z")];
     store.append("Payment-1", ANY, events).await.unwrap();
     let asked = grouped(&[Grouping::Type, Grouping::Day, Grouping::Stream]);
     let mut watch = store.watch_statistics(asked).await.unwrap();
@@ -101,11 +99,9 @@ async fn statistics_are_told_whole_and_then_by_the_rows_that_have_changed() {
 #[tokio::test]
 async fn trends_are_told_whole_and_then_by_the_rows_that_have_changed() {
     let store = TestStore::start().await;
-    let events =
-        [happened("A", "2010-10-01T12:00:00Z"), happened("B", "2010-10-03T12:00:00Z")];
+    let events = [happened("A", "2010-10-01T12:00:00Z"), happened("B", "2010-10-03T12:00:00Z")];
     store.append("Payment-1", ANY, events).await.unwrap();
-    let split =
-        GetTrendsRequest { split_by: Some(by(Grouping::Type)), ..trends(Grouping::Day) };
+    let split = GetTrendsRequest { split_by: Some(by(Grouping::Type)), ..trends(Grouping::Day) };
     let mut watch = store.watch_trends(split).await.unwrap();
     let first = next(&mut watch).await.unwrap();
     assert!(first.complete);
@@ -150,8 +146,7 @@ async fn nothing_is_told_where_nothing_has_changed() {
     let markers = of_types(&["Marker"]);
     let statistics =
         GetStatisticsRequest { filters: markers.clone(), ..grouped(&[Grouping::Type]) };
-    let trends_of =
-        GetTrendsRequest { filters: markers, time_base: 2, ..trends(Grouping::Month) };
+    let trends_of = GetTrendsRequest { filters: markers, time_base: 2, ..trends(Grouping::Month) };
     let mut quiet = store.watch_statistics(statistics).await.unwrap();
     let mut quiet_trends = store.watch_trends(trends_of).await.unwrap();
     let mut all = store.watch_statistics(grouped(&[Grouping::Type])).await.unwrap();
@@ -175,10 +170,7 @@ async fn counts_beside_the_rows_are_told_when_they_change() {
     let store = TestStore::start().await;
     store.append("Payment-1", ANY, ["A", "A"]).await.unwrap();
     store.append("Payment-2", ANY, ["B"]).await.unwrap();
-    let by_user = GetStatisticsRequest {
-        group_by: vec![by_metadata("userId")],
-        ..grouped(&[])
-    };
+    let by_user = GetStatisticsRequest { group_by: vec![by_metadata("userId")], ..grouped(&[]) };
     let largest = GetStatisticsRequest { rows_max: 1, ..grouped(&[Grouping::Stream]) };
     let split = GetTrendsRequest {
         split_by: Some(by(Grouping::Stream)),
@@ -206,8 +198,7 @@ async fn counts_beside_the_rows_are_told_when_they_change() {
 #[tokio::test]
 async fn where_events_are_hidden_everything_is_told_again() {
     let store = TestStore::start().await;
-    let events =
-        [happened("A", "2010-10-01T12:00:00Z"), happened("B", "2010-10-02T12:00:00Z")];
+    let events = [happened("A", "2010-10-01T12:00:00Z"), happened("B", "2010-10-02T12:00:00Z")];
     store.append("Payment-1", ANY, events).await.unwrap();
     store.append("Payment-2", ANY, [happened("A", "2010-10-03T12:00:00Z")]).await.unwrap();
     // Each by itself: what the others tell must not hide what one does not.
@@ -276,8 +267,7 @@ async fn a_watch_that_grows_too_large_ends_with_its_numbers() {
 #[tokio::test]
 async fn watches_and_replays_end_when_the_server_stops() {
     let store = TestStore::start().await;
-    let events =
-        [happened("A", "2010-10-01T12:00:00Z"), happened("A", "2010-11-01T12:00:00Z")];
+    let events = [happened("A", "2010-10-01T12:00:00Z"), happened("A", "2010-11-01T12:00:00Z")];
     store.append("Payment-1", ANY, events).await.unwrap();
     let hour = Some(Duration { seconds: 3600, nanos: 0 });
     let statistics = Some(grouped(&[Grouping::Type]));
@@ -320,8 +310,7 @@ async fn watches_and_replays_end_when_the_server_stops() {
 #[tokio::test]
 async fn what_stays_open_takes_a_place_until_it_ends() {
     let store = TestStore::start_with(|config| config.subscriptions_max = 2).await;
-    let events =
-        [happened("A", "2010-10-01T12:00:00Z"), happened("A", "2010-11-01T12:00:00Z")];
+    let events = [happened("A", "2010-10-01T12:00:00Z"), happened("A", "2010-11-01T12:00:00Z")];
     store.append("Payment-1", ANY, events).await.unwrap();
     let paced = || ReplayRequest { speed: 1.0, ..ReplayRequest::default() };
     let statistics = store.watch_statistics(grouped(&[])).await.unwrap();
@@ -334,10 +323,7 @@ async fn what_stays_open_takes_a_place_until_it_ends() {
         store.subscribe(SubscribeRequest::default()).await.err().unwrap(),
     ] {
         assert_eq!(refusal.code(), Code::ResourceExhausted);
-        assert_eq!(
-            (&*refusal.reason(), &*refusal.fact("limit")),
-            ("TOO_MANY_SUBSCRIPTIONS", "2")
-        );
+        assert_eq!((&*refusal.reason(), &*refusal.fact("limit")), ("TOO_MANY_SUBSCRIPTIONS", "2"));
     }
     drop(statistics);
     within(async { while store.info().await.subscription_count > 1 {} }).await;
