@@ -274,18 +274,18 @@ async fn a_reader_that_is_late_is_not_late_for_ever() {
 async fn a_server_that_stops_ends_a_pause() {
     let (store, clock) = history(&[0.0, 1e6]);
     let stop = CancellationToken::new();
-    let begin = Replay::begin(store.history(), &*clock, options(Some(1.0)), stop.clone());
-    let mut replay = begin.await.unwrap();
+    let replay = Replay::begin(store.history(), &*clock, options(Some(1.0)), stop.clone());
+    let mut replay = replay.await.unwrap();
     for _ in 0..3 {
         assert!(!matches!(replay.next().await, Ok(Some(Message::Ended { .. }))));
     }
-    let begun = Instant::now();
+    let since = Instant::now();
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(7)).await;
         stop.cancel();
     });
     assert_eq!(replay.next().await.unwrap_err(), QueryError::Stopping);
-    assert_eq!(rounded(begun.elapsed()), 7.0);
+    assert_eq!(since.elapsed().as_secs(), 7);
 }
 
 /// Everything is looked through in both directions, nothing is found, and now and then a second has passed.
@@ -358,5 +358,5 @@ async fn a_watch_gathers_changes_for_its_interval_and_tells_the_first_after_a_re
         stop.cancel();
     });
     assert_eq!(next().await, Err(QueryError::Stopping));
-    assert_eq!(rounded(begun.elapsed()), 3610.2);
+    assert_eq!(begun.elapsed().as_secs(), 3610);
 }

@@ -1,8 +1,10 @@
 //! Which events: a filter, and the cursor that walks what it picks.
 //!
 //! What an index knows makes a cursor's steps proportional to what the rarest part of the filter matches.
-//! The rest ([`text`], [`json`], metadata that is not indexed) is looked for in the events that are left.
+//! The rest ([`text`], [`json`], metadata that is not indexed) is looked for in the events that are left
+//! (`check`).
 
+mod check;
 pub mod json;
 pub mod plan;
 pub mod text;

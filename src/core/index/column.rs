@@ -98,30 +98,32 @@ impl Cells {
     }
 
     fn get(&self, index: usize) -> u32 {
-        // Relaxed: what a watermark covers was written before it.
+        // What a watermark covers was written before it.
+        let order = Ordering::Relaxed;
         match self {
             Self::None => 0,
-            Self::U8(cells) => cells[index].load(Ordering::Relaxed).into(),
-            Self::U16(cells) => cells[index].load(Ordering::Relaxed).into(),
-            Self::U32(cells) => cells[index].load(Ordering::Relaxed),
+            Self::U8(cells) => cells[index].load(order).into(),
+            Self::U16(cells) => cells[index].load(order).into(),
+            Self::U32(cells) => cells[index].load(order),
         }
     }
 
     /// Whether it fits.
     fn set(&self, index: usize, value: u32) -> bool {
-        // Relaxed: the watermark publishes it, or the block that it is in.
+        // The watermark publishes it, or the block that it is in.
+        let order = Ordering::Relaxed;
         match self {
             Self::None => value == 0,
             Self::U8(cells) => u8::try_from(value).is_ok_and(|value| {
-                cells[index].store(value, Ordering::Relaxed);
+                cells[index].store(value, order);
                 true
             }),
             Self::U16(cells) => u16::try_from(value).is_ok_and(|value| {
-                cells[index].store(value, Ordering::Relaxed);
+                cells[index].store(value, order);
                 true
             }),
             Self::U32(cells) => {
-                cells[index].store(value, Ordering::Relaxed);
+                cells[index].store(value, order);
                 true
             }
         }
@@ -280,24 +282,25 @@ impl ColumnView {
         head: Position,
         mut put: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        // What a watermark covers was written before it.
+        let order = Ordering::Relaxed;
         let mut out = Vec::new();
         for (block, len) in block_lens(head).enumerate() {
             out.clear();
             match self.0.get(block as u64).map_or(&Cells::None, |cells| cells) {
                 Cells::None => out.push(0),
-                // Relaxed, all: what a watermark covers was written before it.
                 Cells::U8(cells) => {
                     out.push(1);
-                    out.extend(cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed)));
+                    out.extend(cells[..len].iter().map(|cell| cell.load(order)));
                 }
                 Cells::U16(cells) => {
                     out.push(2);
-                    let cells = cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed));
+                    let cells = cells[..len].iter().map(|cell| cell.load(order));
                     out.extend(cells.flat_map(u16::to_le_bytes));
                 }
                 Cells::U32(cells) => {
                     out.push(4);
-                    let cells = cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed));
+                    let cells = cells[..len].iter().map(|cell| cell.load(order));
                     out.extend(cells.flat_map(u32::to_le_bytes));
                 }
             }
@@ -350,12 +353,11 @@ impl Times {
         let offset =
             moment.seconds().checked_sub(self.base).and_then(|offset| offset.checked_add(BASE));
         let cell = offset.and_then(|offset| u32::try_from(offset).ok()).unwrap_or(FAR);
-        // Relaxed, all: the watermark publishes them.
-        self.cells[index].store(cell, Ordering::Relaxed);
-        let min = self.min.load(Ordering::Relaxed);
-        self.min.store(min.min(moment.micros()), Ordering::Relaxed);
-        let max = self.max.load(Ordering::Relaxed);
-        self.max.store(max.max(moment.micros_up()), Ordering::Relaxed);
+        // The watermark publishes them.
+        let order = Ordering::Relaxed;
+        self.cells[index].store(cell, order);
+        self.min.store(self.min.load(order).min(moment.micros()), order);
+        self.max.store(self.max.load(order).max(moment.micros_up()), order);
     }
 
     fn get(&self, index: usize) -> Option<i64> {
@@ -484,6 +486,7 @@ impl TimeView {
             for number in [times.base, span[0], span[1]] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
+            // Relaxed: as above.
             let cells = times.cells[..len].iter().map(|cell| cell.load(Ordering::Relaxed));
             out.extend(cells.flat_map(u32::to_le_bytes));
             put(&out)?;
@@ -638,6 +641,7 @@ mod model {
                     }
                 })
             };
+            // Acquire, pairs with the Release above.
             let seen = head.load(Ordering::Acquire);
             let view = column.view();
             for at in 1..=seen {

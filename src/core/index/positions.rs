@@ -270,10 +270,11 @@ impl Block {
         let mut count = 0;
         for (cell, position) in cells.iter().zip(positions) {
             let offset = u32::try_from(position - first).expect("they are near");
-            // Relaxed, both: nobody sees the block yet.
+            // Relaxed: nobody sees the block yet.
             cell.store(offset, Ordering::Relaxed);
             count += 1;
         }
+        // Relaxed: as above.
         len.store(count, Ordering::Relaxed);
         block
     }

@@ -66,6 +66,7 @@ fn metadata(key: &str, values: &[&str]) -> Filter {
     Filter { metadata: vec![entry], ..Filter::default() }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field takes it")]
 fn range(from: Option<Timestamp>, to: Option<Timestamp>) -> Option<TimeRange> {
     Some(TimeRange { from, to })
 }

@@ -29,6 +29,7 @@ fn id_of(number: u128) -> String {
     uuid::Uuid::from_u128(number).to_string()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the field has it")]
 fn nanos(nanos: i64) -> Option<Duration> {
     let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     Some(Duration { seconds, nanos: i32::try_from(nanos).unwrap() })
@@ -151,7 +152,7 @@ async fn times_are_told_to_the_nanosecond_and_may_go_back() {
     let (summary, entries) = store.correlation("order-7", 0).await.unwrap();
     assert_eq!(summary.first_occurred_at, Some(at("2010-10-31T12:00:00.000000001Z")));
     assert_eq!(summary.last_occurred_at, Some(at("9999-12-31T23:59:59.999999999Z")));
-    let times: Vec<_> =
+    let since: Vec<_> =
         entries.iter().map(|entry| (entry.since_first, entry.since_cause)).collect();
     let expected = [
         (nanos(0), None),
@@ -160,13 +161,13 @@ async fn times_are_told_to_the_nanosecond_and_may_go_back() {
         (nanos(-1_500_000_001), nanos(-1_500_000_003)),
         (nanos(1_000_000_001), nanos(1_000_000_002)),
     ];
-    assert_eq!(times[..5], expected);
+    assert_eq!(since[..5], expected);
     // Longer than nanoseconds in 64 bits.
     let (first, last) = (at("0001-01-01T00:00:00Z"), at("9999-12-31T23:59:59Z"));
     let all = Duration { seconds: last.seconds - first.seconds, nanos: 999_999_999 };
-    assert_eq!(times[6].1, Some(all));
-    for (since_first, since_cause) in times {
-        for since in [since_first, since_cause].into_iter().flatten() {
+    assert_eq!(since[6].1, Some(all));
+    for times in since {
+        for since in [times.0, times.1].into_iter().flatten() {
             assert_eq!(since, since.normalized(), "seconds and nanoseconds have one sign");
         }
     }

@@ -246,7 +246,7 @@ async fn a_replay_of_many_blocks_is_what_a_read_gives() {
     for round in 0..30 {
         let text = format!("\"{}\"", if round % 3 == 0 { "needle" } else { "hay" }.repeat(500));
         let event = || NewEvent {
-            occurred_at: Some(at(&format!("2010-10-31T12:00:00.{:03}Z", round))),
+            occurred_at: Some(at(&format!("2010-10-31T12:00:00.{round:03}Z"))),
             ..saying("Paid", &text)
         };
         store.append("Payment-1", ANY, (0..10).map(|_| event())).await.unwrap();
