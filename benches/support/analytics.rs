@@ -169,7 +169,7 @@ impl Questions {
             let answer = self.queries().get_statistics(request).await.expect("it is answered");
             all.push(started.elapsed());
             assert_eq!(
-                answer.metadata().get("annals-cache").map(|it| it.as_bytes()),
+                answer.metadata().get("annals-cache").map(tonic::metadata::MetadataValue::as_bytes),
                 Some(&b"miss"[..])
             );
             count = answer.get_ref().event_count;
@@ -253,6 +253,22 @@ impl Questions {
     /// that were searched, and the time that the server took for them.
     pub async fn text(&self, rounds: usize) -> (Figure, u64, Figure, u64) {
         let filter = Filter { texts: vec!["nEEdle".to_owned()], ..types("Searched") };
+        self.text_of(filter, rounds).await
+    }
+
+    /// The same in a hundredth of the time that the history spans.
+    pub async fn text_in_time(&self, rounds: usize) -> (Figure, u64, Figure, u64) {
+        let at = |share: usize| {
+            let second = i64::try_from(SPAN_SECONDS / 1000 * share).expect("a small number");
+            Some(prost_types::Timestamp { seconds: FIRST_SECOND + second, nanos: 0 })
+        };
+        let occurred = annals::wire::proto::v1::TimeRange { from: at(500), to: at(510) };
+        let texts = vec!["nEEdle".to_owned()];
+        let filter = Filter { texts, occurred: Some(occurred), ..Filter::default() };
+        self.text_of(filter, rounds).await
+    }
+
+    async fn text_of(&self, filter: Filter, rounds: usize) -> (Figure, u64, Figure, u64) {
         let (mut all, mut inside) = (Vec::new(), Vec::new());
         let (mut bytes, mut matches) = (0, 0);
         for round in 0..rounds {
@@ -293,7 +309,7 @@ impl Questions {
             let answer = queries.get_statistics(request.clone()).await.expect("it is answered");
             hits.push(started.elapsed());
             assert_eq!(
-                answer.metadata().get("annals-cache").map(|it| it.as_bytes()),
+                answer.metadata().get("annals-cache").map(tonic::metadata::MetadataValue::as_bytes),
                 Some(&b"hit"[..])
             );
             let call = CallRequest { payload: payload.clone() };

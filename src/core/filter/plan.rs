@@ -34,6 +34,8 @@ use crate::core::{
 const PREFIX_STREAMS_MAX: usize = 4096;
 /// A union of more parts keeps them in a heap.
 const PARTS_WALKED_MAX: usize = 8;
+/// So many candidates' records are loaded ahead.
+const TOUCHED_AT_ONCE: usize = 32;
 
 /// Which way to walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -419,12 +421,12 @@ impl Parts {
         factors.sort_by_key(|factor| factor.events);
         let mut factors: Vec<Node> = factors.into_iter().map(|factor| factor.node).collect();
         if !checks.is_empty() || range != (1, head.get()) {
-            return Node::All(Box::new(All { factors, checks, range, last: None }));
+            return Node::All(Box::new(All { factors, checks, range, last: None, touched: 0 }));
         }
         match factors.len() {
             0 => Node::Everything,
             1 => factors.remove(0),
-            _ => Node::All(Box::new(All { factors, checks, range, last: None })),
+            _ => Node::All(Box::new(All { factors, checks, range, last: None, touched: 0 })),
         }
     }
 
@@ -587,6 +589,8 @@ struct All {
     range: (u64, u64),
     /// What was asked last, and the answer.
     last: Option<(u64, Next)>,
+    /// Candidates up to here were loaded ahead.
+    touched: u64,
 }
 
 impl All {
@@ -628,6 +632,7 @@ impl All {
             if key > last {
                 return Next::End;
             }
+            self.touch(key, work);
             let refused = self.checks.iter().find_map(|check| {
                 if !work.take(1) {
                     return Some(Next::Paused(key));
@@ -643,6 +648,23 @@ impl All {
                 Some(paused) => return paused,
             }
         }
+    }
+}
+
+impl All {
+    /// Loads the records of the candidates that follow, where one list leads forwards and records are looked
+    /// at: they lie far apart.
+    fn touch(&mut self, key: u64, work: &Work<'_>) {
+        let [Node::List(walk)] = &self.factors[..] else { return };
+        let reads = self.checks.iter().any(|check| matches!(check, Check::Record(_)));
+        if !reads || key <= self.touched || work.direction == Direction::Backwards {
+            return;
+        }
+        let mut next = Vec::with_capacity(TOUCHED_AT_ONCE);
+        let (from, to) = (Position::new(key), Position::new(self.range.1));
+        walk.positions().fill(from, to, TOUCHED_AT_ONCE, &mut next);
+        work.reader.touch(&next);
+        self.touched = next.last().copied().unwrap_or(key);
     }
 }
 

@@ -275,6 +275,27 @@ impl ColumnView {
         self.0.get(block).map_or(0, |cells| cells.get(inside))
     }
 
+    /// The numbers of the events at these positions, which rise, as [`ColumnView::get`] gives them: a block at a
+    /// time.
+    pub fn gather(&self, positions: &[u64], out: &mut Vec<u32>) {
+        out.clear();
+        each_block(positions, |block, run| {
+            let inside = run.iter().map(|position| place(Position::new(*position)).1);
+            // What a watermark covers was written before it.
+            let order = Ordering::Relaxed;
+            match self.0.get(block).map(|cells| &**cells) {
+                None | Some(Cells::None) => out.resize(out.len() + run.len(), 0),
+                Some(Cells::U8(cells)) => {
+                    out.extend(inside.map(|at| u32::from(cells[at].load(order))));
+                }
+                Some(Cells::U16(cells)) => {
+                    out.extend(inside.map(|at| u32::from(cells[at].load(order))));
+                }
+                Some(Cells::U32(cells)) => out.extend(inside.map(|at| cells[at].load(order))),
+            }
+        });
+    }
+
     /// Hands the numbers up to `head` out as bytes, block by block: the width in bytes, then the numbers,
     /// little-endian. Nothing is forgotten.
     pub fn encode<E>(
@@ -307,6 +328,13 @@ impl ColumnView {
             put(&out)?;
         }
         Ok(())
+    }
+}
+
+/// Hands out runs of these positions, which rise, that are in one block, with the block.
+fn each_block(positions: &[u64], mut take: impl FnMut(u64, &[u64])) {
+    for run in positions.chunk_by(|a, b| (a - 1) / BLOCK_EVENTS == (b - 1) / BLOCK_EVENTS) {
+        take(place(Position::new(run[0])).0, run);
     }
 }
 
@@ -461,6 +489,19 @@ impl TimeView {
         self.0.get(block)?.get(inside)
     }
 
+    /// The seconds of the events at these positions, which rise; where they are in the record, as `look` says. A
+    /// block at a time.
+    pub fn gather(&self, positions: &[u64], out: &mut Vec<i64>, look: impl Fn(Position) -> i64) {
+        out.clear();
+        each_block(positions, |block, run| match self.0.get(block) {
+            None => out.extend(run.iter().map(|position| look(Position::new(*position)))),
+            Some(times) => out.extend(run.iter().map(|position| {
+                let position = Position::new(*position);
+                times.get(place(position).1).unwrap_or_else(|| look(position))
+            })),
+        });
+    }
+
     /// The least microsecond of the block that `position` is in, rounded down, and the greatest, rounded up,
     /// and of perhaps some events that came since; `None` where it has none.
     pub fn span_micros(&self, position: Position) -> Option<(i64, i64)> {
@@ -540,6 +581,10 @@ mod tests {
             let max = *values.iter().max().expect("at least one");
             prop_assert!(Column::decode(&mut &bytes[..], head, max).is_some());
             prop_assert!(max == 0 || Column::decode(&mut &bytes[..], head, max - 1).is_none());
+            let every_third: Vec<u64> = (1..=head.get()).step_by(3).collect();
+            let mut gathered = Vec::new();
+            column.view().gather(&every_third, &mut gathered);
+            prop_assert!(gathered.iter().eq(values.iter().step_by(3)));
             let next = values.len();
             restored.push(position(next), 7, &mut writer);
             prop_assert_eq!(restored.view().get(position(next)), 7);

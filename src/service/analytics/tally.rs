@@ -1,6 +1,9 @@
 //! Counts what a filter picks: a walk over its positions that reads columns, and hardly ever a record.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 
@@ -89,7 +92,64 @@ struct Count {
     sample: u64,
 }
 
-type Slots<K> = HashMap<K, u64, RandomState>;
+type Sparse<K> = HashMap<K, u64, RandomState>;
+
+/// So many quarters of an hour, about 30 years, are counted in a row; others one by one.
+const DENSE_MAX: i64 = 1 << 20;
+
+/// Events by time: mostly quarters of an hour that are near each other.
+#[derive(Default)]
+struct Slots {
+    /// The first quarter of `dense`, from 1970.
+    first: i64,
+    dense: VecDeque<u64>,
+    /// Seconds that are no quarter, and what is far.
+    sparse: Sparse<i64>,
+}
+
+impl Slots {
+    fn add(&mut self, time: i64, events: u64) {
+        let quarter = time.div_euclid(QUARTER);
+        if time.rem_euclid(QUARTER) != 0 || !self.reach(quarter) {
+            *self.sparse.entry(time).or_default() += events;
+            return;
+        }
+        let at = usize::try_from(quarter - self.first).expect("it was reached");
+        self.dense[at] += events;
+    }
+
+    /// Makes the row hold this quarter; not if it would be too long.
+    fn reach(&mut self, quarter: i64) -> bool {
+        if self.dense.is_empty() {
+            self.first = quarter;
+        }
+        let end = self.first + i64::try_from(self.dense.len()).expect("a short row");
+        if (self.first..end).contains(&quarter) {
+            return true;
+        }
+        let (first, last) = (self.first.min(quarter), end.max(quarter + 1));
+        if last - first > DENSE_MAX {
+            return false;
+        }
+        for _ in first..self.first {
+            self.dense.push_front(0);
+        }
+        self.first = first;
+        self.dense.resize(usize::try_from(last - first).expect("a short row"), 0);
+        true
+    }
+
+    fn len(&self) -> usize {
+        self.sparse.len()
+    }
+
+    /// Times and how many events they have.
+    fn all(&self) -> Vec<(i64, u64)> {
+        let dense = (self.first..).zip(&self.dense).filter(|(_, events)| **events > 0);
+        let dense = dense.map(|(quarter, events)| (quarter * QUARTER, *events));
+        dense.chain(self.sparse.iter().map(|(time, events)| (*time, *events))).collect()
+    }
+}
 
 /// Counts so far. It can go on with what comes later.
 pub struct Tally {
@@ -104,10 +164,10 @@ pub struct Tally {
     /// The first and the last position.
     ends: Option<(Position, Position)>,
     occurred: Option<(Timestamp, Timestamp)>,
-    slots: Option<Slots<i64>>,
+    slots: Option<Slots>,
     names: Vec<(Named, Vec<Count>)>,
     /// By the first of `names`: by code and time.
-    split: Option<Slots<(u32, i64)>>,
+    split: Option<Sparse<(u32, i64)>>,
 }
 
 /// The columns as of one moment.
@@ -163,7 +223,7 @@ impl Tally {
     /// The same by one unit of time, and that by name.
     pub fn over_time(unit: Unit, split: Option<Named>, base: TimeBase, zone: Zone) -> Self {
         let groups: Vec<By> = [By::Time(unit)].into_iter().chain(split.map(By::Name)).collect();
-        Self { split: split.map(|_| Slots::default()), ..Self::new(&groups, base, zone) }
+        Self { split: split.map(|_| Sparse::default()), ..Self::new(&groups, base, zone) }
     }
 
     /// Counts what comes after what is counted already and matches, up to the reader's head. Lets other tasks
@@ -199,7 +259,7 @@ impl Tally {
     }
 
     fn check(&self) -> Result<(), TooManyRows> {
-        let slots = self.slots.as_ref().map_or(0, HashMap::len);
+        let slots = self.slots.as_ref().map_or(0, Slots::len);
         let rows = slots.max(self.split.as_ref().map_or(0, HashMap::len));
         if rows > SLOTS_MAX { Err(TooManyRows { rows, max: SLOTS_MAX }) } else { Ok(()) }
     }
@@ -218,8 +278,10 @@ impl Tally {
         self.events += found.len() as u64;
         let first = self.ends.map_or(Position::new(*first), |ends| ends.0);
         self.ends = Some((first, Position::new(*last)));
-        for position in positions() {
-            let code = usize::try_from(views.streams.get(position)).expect("32 bits");
+        let mut codes = Vec::with_capacity(found.len());
+        views.streams.gather(found, &mut codes);
+        for code in &codes {
+            let code = usize::try_from(*code).expect("32 bits");
             let (word, bit) = (code / 64, code % 64);
             if word >= self.streams.len() {
                 self.streams.resize(word + 1, 0);
@@ -227,22 +289,24 @@ impl Tally {
             self.streams[word] |= 1 << bit;
         }
         for ((_, counts), view) in self.names.iter_mut().zip(&views.names) {
-            for position in positions() {
-                let code = usize::try_from(view.get(position)).expect("32 bits");
+            view.gather(found, &mut codes);
+            for (code, position) in codes.iter().zip(found) {
+                let code = usize::try_from(*code).expect("32 bits");
                 if code >= counts.len() {
                     counts.resize(code + 1, Count::default());
                 }
                 counts[code].events += 1;
-                counts[code].sample = position.get();
+                counts[code].sample = *position;
             }
         }
-        times.clear();
-        times.extend(positions().map(|position| {
-            let second = views.occurred.get(position);
-            second.unwrap_or_else(|| occurred_at(position, reader).seconds())
-        }));
+        let look = |position| occurred_at(position, reader).seconds();
+        views.occurred.gather(found, times, look);
+        // Only the ends of these events can be ends of all.
+        let ends = (times.iter().min().copied(), times.iter().max().copied());
         for (position, second) in positions().zip(&*times) {
-            self.stretch(position, *second, views, reader);
+            if Some(*second) == ends.0 || Some(*second) == ends.1 {
+                self.stretch(position, *second, views, reader);
+            }
         }
         let Some(slots) = &mut self.slots else { return };
         if self.base == TimeBase::Recorded {
@@ -259,7 +323,7 @@ impl Tally {
             None => {
                 // Events that lie next to each other are of one time, as a rule.
                 for run in times.chunk_by(|a, b| a == b) {
-                    *slots.entry(run[0]).or_default() += run.len() as u64;
+                    slots.add(run[0], run.len() as u64);
                 }
             }
             Some(split) => {
@@ -418,8 +482,7 @@ impl Tally {
 
     /// Over time, not split.
     pub fn buckets(&self, unit: Unit, zone: Zone) -> Buckets {
-        let slots = self.slots.iter().flatten().map(|(time, count)| (*time, *count));
-        buckets(slots.collect(), unit, zone)
+        buckets(self.slots.as_ref().map_or_else(Vec::new, Slots::all), unit, zone)
     }
 }
 

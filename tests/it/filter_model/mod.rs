@@ -752,9 +752,10 @@ fn ids_that_share_a_chain_are_told_apart() {
             if few.len() > 1 {
                 shared += 1;
                 let ids = vec![id(number)];
-                let clause = match of_one {
-                    true => Wanted { correlations: ids, ..Wanted::default() },
-                    false => Wanted { causations: ids, ..Wanted::default() },
+                let clause = if of_one {
+                    Wanted { correlations: ids, ..Wanted::default() }
+                } else {
+                    Wanted { causations: ids, ..Wanted::default() }
                 };
                 let filter = filter(&[clause]);
                 let found = walk(&filter, history, &reader, Direction::Forwards, 100);

@@ -360,7 +360,9 @@ pub fn follow<'a>(value: &'a Value, path: &[Part], out: &mut Vec<&'a Value>) {
         Part::Below(name) => {
             let here: Vec<Part> = [Part::Name(name)].into_iter().chain(rest.to_vec()).collect();
             follow(value, &here, out);
-            children.into_iter().for_each(|child| follow(child, path, out));
+            for child in children {
+                follow(child, path, out);
+            }
         }
     }
 }
