@@ -399,7 +399,8 @@ impl SharedIds {
         let links = self.links.view();
         let mut chain = Vec::new();
         let mut position = entry.position();
-        loop {
+        // A chain has no more, also where a file says otherwise.
+        for _ in 0..entry.count() {
             if position < floor.get() {
                 break;
             }
@@ -455,7 +456,10 @@ mod tests {
 
     fn found(index: &SharedIds, id: &str, head: u64, floor: u64) -> Vec<u64> {
         match index.candidates(id, Position::new(head), Position::new(floor)) {
-            Candidates::Few(positions) => positions,
+            Candidates::Few(positions) => {
+                assert!(positions.len() < 15, "more have a list");
+                positions
+            }
             Candidates::Many(list) => {
                 list.up_to(Position::new(head)).filter(|position| *position >= floor).collect()
             }
