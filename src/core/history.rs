@@ -7,10 +7,7 @@ use uuid::Uuid;
 use super::{
     clock::{Clock, Timestamp},
     index::{
-        column::{Column, TimeColumn},
-        ids::IdIndex,
-        map::IndexMap,
-        shared_ids::SharedIds,
+        column::Column, ids::IdIndex, map::IndexMap, shared_ids::SharedIds, times::TimeColumn,
     },
     log::{Log, Reader, format},
     name::Name,

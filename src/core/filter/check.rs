@@ -8,7 +8,7 @@ use super::{
 };
 use crate::core::{
     clock::Timestamp,
-    index::column::{self, TimeView},
+    index::{column, times::TimeView},
     log::format::{self, Data, Indexed},
     name::Name,
     position::Position,

@@ -3,11 +3,13 @@
 //! Written by the sequencer before it moves the watermark, read by anyone without a lock. An index may
 //! be ahead of the watermark, so a reader takes the watermark first and passes over what is above it.
 
+mod block;
 pub mod column;
 pub mod ids;
 pub mod map;
 pub mod positions;
 pub mod shared_ids;
+pub mod times;
 
 /// The permit to write to an index. There is one in a store, the sequencer's: single-writer structures
 /// take it as `&mut`, so that two threads cannot write at once.

@@ -267,16 +267,11 @@ impl SharedIds {
             let slot = slot(entries, place.fingerprint);
             // Relaxed: nobody else writes.
             let entry = Entry(entries[slot].load(Ordering::Relaxed));
-            let next = if entry.0 == 0 {
+            if entry.0 == 0 {
                 self.grow(self.links.push(position, 0, writer));
-                None
-            } else {
-                Some(self.follow(place, entry, position, floor, writer))
-            };
-            let Some(next) = next else {
-                self.insert(place, slot, entries, position, floor);
-                return;
-            };
+                return self.insert(place, slot, entries, position, floor);
+            }
+            let next = self.follow(place, entry, position, floor, writer);
             // Release, pairs with the Acquire in `candidates`: the link and the list were written before.
             entries[slot].store(next.0, Ordering::Release);
         });

@@ -21,11 +21,12 @@ use super::{
 use crate::core::{
     history::{Columns, History, MetadataIndex},
     index::{
-        column::{Column, TimeColumn},
+        column::Column,
         ids::{IdWriter, Keys, SHARDS},
         map::IndexMap,
         positions::PositionList,
         shared_ids::SharedIds,
+        times::TimeColumn,
     },
     log::{
         Reader,
