@@ -7,18 +7,14 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{analytics::causation, query::QueryError};
+use super::{analytics::causation, matches::Matches, query::QueryError};
 use crate::core::{
     clock::{Clock, Timestamp},
-    filter::{
-        Clause, Filter,
-        plan::{Cursor, Direction},
-    },
+    filter::{Clause, Filter},
     history::History,
     log::{Reader, format},
     name::Name,
     position::Position,
-    retention::Visibility,
 };
 
 /// At most so many events are told.
@@ -80,9 +76,15 @@ pub async fn timeline(
     max: usize,
 ) -> Result<Timeline, QueryError> {
     let reader = history.log.reader();
-    let mut visibility = history.visibility(&reader, clock);
     let unknown = || QueryError::UnknownCorrelation(id.to_string());
-    let all = positions(history, id, &reader, &mut visibility).await;
+    let clause = Clause { correlation_ids: vec![id.clone()], ..Clause::default() };
+    let (filter, visibility) =
+        (Filter { clauses: vec![clause] }, history.visibility(&reader, clock));
+    let mut matches = Matches::new(history, &filter, &reader, visibility, Position::ZERO);
+    let mut all: Vec<Position> = Vec::new();
+    while let Some(found) = matches.next().await {
+        all.extend(found.iter().map(|position| Position::new(*position)));
+    }
     let told = &all[..all.len().min(max)];
     let mut streams = HashSet::new();
     let mut facts = Vec::with_capacity(told.len());
@@ -103,6 +105,7 @@ pub async fn timeline(
     let first_occurred_at = first.occurred_at;
     let last = reader.record(*last).ok_or_else(unknown)?;
     let last_occurred_at = format::occurred_at(format::message(&last));
+    let mut visibility = history.visibility(&reader, clock);
     let mut elsewhere = |id: &Uuid| {
         let position = history.find(id, &reader)?;
         let hidden = visibility.as_mut().is_some_and(|visibility| visibility.hides(position));
@@ -119,30 +122,6 @@ pub async fn timeline(
         entries,
         reader,
     })
-}
-
-/// All visible events of `id`.
-async fn positions(
-    history: &History,
-    id: &Name,
-    reader: &Reader,
-    visibility: &mut Option<Visibility>,
-) -> Vec<Position> {
-    let clause = Clause { correlation_ids: vec![id.clone()], ..Clause::default() };
-    let filter = Filter { clauses: vec![clause] };
-    let mut cursor = Cursor::new(&filter, history, reader, Direction::Forwards);
-    let (mut all, mut found) = (Vec::new(), Vec::new());
-    let mut next = Some(reader.first().max(Position::new(1)));
-    while let Some(from) = next {
-        found.clear();
-        let mut budget = u32::try_from(READ_BETWEEN_YIELDS).expect("a small number");
-        next = cursor.fill(from, reader, &mut budget, READ_BETWEEN_YIELDS, &mut found);
-        all.extend(found.iter().map(|position| Position::new(*position)).filter(|position| {
-            visibility.as_mut().is_none_or(|visibility| !visibility.hides(*position))
-        }));
-        tokio::task::yield_now().await;
-    }
-    all
 }
 
 /// What is told of the events at `told`; `elsewhere` finds a readable event that is not among them, and when it

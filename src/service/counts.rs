@@ -3,11 +3,9 @@
 //! Where nothing is hidden a count is read off the indexes. Otherwise streams are counted by their floors
 //! and the rest event by event, in steps between which other tasks get their turn.
 
+use super::matches::Matches;
 use crate::core::{
-    filter::{
-        Filter,
-        plan::{Cursor, Direction},
-    },
+    filter::Filter,
     history::History,
     index::{
         map::{Entry, IndexMap},
@@ -46,21 +44,10 @@ pub async fn of_filter(
             return count;
         }
     }
-    let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
-    let mut next = Some(before.next());
-    let (mut count, mut found) = (0, Vec::with_capacity(COUNTED_BETWEEN_YIELDS));
-    while let Some(from) = next {
-        let mut budget = u32::try_from(2 * COUNTED_BETWEEN_YIELDS).expect("a small number");
-        found.clear();
-        next = cursor.fill(from, reader, &mut budget, COUNTED_BETWEEN_YIELDS, &mut found);
-        count += match &mut visibility {
-            None => found.len() as u64,
-            Some(visibility) => {
-                let visible = |position: &&u64| !visibility.hides(Position::new(**position));
-                found.iter().filter(visible).count() as u64
-            }
-        };
-        tokio::task::yield_now().await;
+    let mut matches = Matches::new(history, filter, reader, visibility, before);
+    let mut count = 0;
+    while let Some(found) = matches.next().await {
+        count += found.len() as u64;
     }
     count
 }

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod command;
 pub mod correlation;
 mod counts;
+mod matches;
 pub mod places;
 pub mod query;
 pub mod replay;

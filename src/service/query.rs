@@ -12,6 +12,7 @@ use super::{
     analytics::{self, Analysis, Watched, tally::TooManyRows},
     correlation::{self, Timeline},
     counts,
+    matches::Matches,
     places::{NoPlace, Place, Places},
     replay::{Replay, ReplayOptions},
     scan::Scan,
@@ -21,7 +22,7 @@ use crate::core::{
     clock::{Clock, Timestamp},
     filter::{
         Filter,
-        plan::{self, Cost, Cursor, Direction, Plan},
+        plan::{self, Cost, Direction, Plan},
     },
     history::History,
     index::{
@@ -36,8 +37,6 @@ use crate::core::{
 
 /// A query waits at most so long for its `min_position`.
 const MIN_POSITION_WAIT_MAX: Duration = Duration::from_secs(30);
-/// An explained walk goes so many jumps before other tasks get their turn.
-const EXPLAINED_BETWEEN_YIELDS: u32 = 4096;
 
 /// Why a query has no answer. It wrote nothing, of course.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -399,25 +398,14 @@ impl QueryService {
         if !execute {
             return explanation;
         }
-        let started = Instant::now();
-        let mut visibility = self.visibility(&reader).filter(|it| !it.hides_dropped_only());
-        let mut cursor = Cursor::new(filter, &self.history, &reader, Direction::Forwards);
-        let (mut matches, mut found) = (0, Vec::new());
-        let mut next = Some(reader.first().max(Position::new(1)));
-        while let Some(from) = next.filter(|from| *from <= reader.head()) {
-            found.clear();
-            let mut budget = EXPLAINED_BETWEEN_YIELDS;
-            let max = usize::try_from(budget).expect("32 bits");
-            next = cursor.fill(from, &reader, &mut budget, max, &mut found);
-            let visible = |position: &&u64| {
-                let position = Position::new(**position);
-                visibility.as_mut().is_none_or(|visibility| !visibility.hides(position))
-            };
-            matches += found.iter().filter(visible).count() as u64;
-            tokio::task::yield_now().await;
+        let (started, visibility) = (Instant::now(), self.visibility(&reader));
+        let mut matches = Matches::new(&self.history, filter, &reader, visibility, Position::ZERO);
+        let mut count = 0;
+        while let Some(found) = matches.next().await {
+            count += found.len() as u64;
         }
-        let elapsed = started.elapsed();
-        explanation.execution = Some(Execution { matches, cost: cursor.cost(), elapsed });
+        let (cost, elapsed) = (matches.cost(), started.elapsed());
+        explanation.execution = Some(Execution { matches: count, cost, elapsed });
         explanation
     }
 }

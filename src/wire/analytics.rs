@@ -7,6 +7,7 @@ use prost::Message as _;
 use super::{
     block::EventBlock,
     convert::{At, Check, InvalidRequest, TEXT_BYTES_MAX, duration, timestamp},
+    filter,
     proto::v1::{
         self, CorrelationSummary, CountResponse, ExplainResponse, FilterPlan,
         GetCorrelationResponse, GetStatisticsRequest, GetStatisticsResponse, GetTrendsRequest,
@@ -29,14 +30,14 @@ use crate::{
     service::{
         analytics::{
             Statistics, StatisticsQuery, TrendRow, Trends, TrendsQuery, Update,
-            calendar::{Unit, Zone},
+            calendar::{Unit, UnknownZone, Zone},
             tally::{By, Named, Row, Rows, TimeBase},
         },
         cache::Answer,
         correlation::{Cause, EVENTS_MAX, Entry, Timeline},
         query::Explanation,
         replay::{Message, ReplayOptions},
-        search::{Fingerprint, Found},
+        search::{Fingerprint, Found, TokenError},
     },
 };
 
@@ -66,12 +67,16 @@ pub fn page(
     }
     let fingerprint = Fingerprint::of(&said);
     let after = fingerprint.after(page_token);
-    let wrong = |error| InvalidRequest::one("page_token", format!("{error}"));
+    let wrong = |error: TokenError| InvalidRequest::one("page_token", error.to_string());
     Ok((fingerprint, after.map_err(wrong)?))
 }
 
-/// Filters in one order, each value once: what means the same is the same.
+/// Filters in one order, each value once: what means the same is the same. Too many are left as they are: they
+/// are refused.
 fn normal(mut filters: Vec<v1::Filter>) -> Vec<v1::Filter> {
+    if filter::are_too_many(&filters) {
+        return filters;
+    }
     for filter in &mut filters {
         let v1::Filter {
             streams,
@@ -197,7 +202,7 @@ fn between(from: Timestamp, to: Timestamp) -> prost_types::Duration {
 
 impl Check {
     fn zone(&mut self, at: At<'_>, name: &str) -> Option<Zone> {
-        name.parse().map_err(|error| self.wrong(at, error_text(&error))).ok()
+        name.parse().map_err(|error: UnknownZone| self.wrong(at, error)).ok()
     }
 
     fn base(&mut self, at: At<'_>, base: i32) -> TimeBase {
@@ -343,10 +348,6 @@ impl Check {
         let (unit, series_max) = (unit?, series_max as usize);
         Some(TrendsQuery { filter, unit, zone, base, fill_empty, split, series_max })
     }
-}
-
-fn error_text(error: &impl std::fmt::Display) -> String {
-    format!("{error}")
 }
 
 /// What to count.

@@ -226,6 +226,11 @@ impl Check {
     }
 }
 
+/// Whether there are more filters, or more values in them, than a request may have.
+pub fn are_too_many(filters: &[v1::Filter]) -> bool {
+    filters.len() > FILTERS_MAX || filters.iter().map(size).sum::<usize>() > VALUES_MAX
+}
+
 /// How many values a filter names, before anything is made of them.
 fn size(filter: &v1::Filter) -> usize {
     let v1::Filter {

@@ -228,8 +228,8 @@ impl query_service_server::QueryService for Queries {
         let patience = call::patience(request.metadata());
         let request = request.into_inner();
         let direction = convert::direction(request.direction)?;
+        let filter = filter::filter(request.filters.clone(), &self.limits)?;
         let page = analytics::page(&request, direction)?;
-        let filter = filter::filter(request.filters, &self.limits)?;
         self.reach(request.min_position, patience).await?;
         let search = self.service.search(&filter, direction, page, request.limit)?;
         Ok(Response::new(answers(Some(search), |search| async move {

@@ -420,12 +420,10 @@ impl Parts {
         // The rarest leads.
         factors.sort_by_key(|factor| factor.events);
         let mut factors: Vec<Node> = factors.into_iter().map(|factor| factor.node).collect();
-        if !checks.is_empty() || range != (1, head.get()) {
-            return Node::All(Box::new(All { factors, checks, range, last: None, touched: 0 }));
-        }
+        let whole = checks.is_empty() && range == (1, head.get());
         match factors.len() {
-            0 => Node::Everything,
-            1 => factors.remove(0),
+            0 if whole => Node::Everything,
+            1 if whole => factors.remove(0),
             _ => Node::All(Box::new(All { factors, checks, range, last: None, touched: 0 })),
         }
     }

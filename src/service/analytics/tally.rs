@@ -7,15 +7,15 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::calendar::{Bucket, Unit, Zone};
+use super::{
+    super::matches::Matches,
+    calendar::{Bucket, Unit, Zone},
+};
 use crate::core::{
     clock::Timestamp,
-    filter::{
-        Filter,
-        plan::{Cursor, Direction},
-    },
+    filter::Filter,
     history::History,
-    index::column::{ColumnView, TimeView},
+    index::{column::ColumnView, times::TimeView},
     log::{
         Reader,
         format::{self, Indexed},
@@ -25,8 +25,6 @@ use crate::core::{
     retention::Visibility,
 };
 
-/// So many events are counted before other tasks get their turn.
-const COUNTED_BETWEEN_YIELDS: usize = 4096;
 /// A count keeps at most so many different times, also times by name.
 const SLOTS_MAX: usize = 4 << 20;
 /// Events are counted by quarters of an hour, of which every zone's buckets are made.
@@ -139,7 +137,8 @@ impl Slots {
         true
     }
 
-    fn len(&self) -> usize {
+    /// How many are counted one by one.
+    fn far(&self) -> usize {
         self.sparse.len()
     }
 
@@ -235,31 +234,19 @@ impl Tally {
         reader: &Reader,
         visibility: Option<Visibility>,
     ) -> Result<(), TooManyRows> {
-        let mut visibility = visibility.filter(|it| !it.hides_dropped_only());
         let views = Views::of(history, &self.names);
-        let mut cursor = Cursor::new(filter, history, reader, Direction::Forwards);
-        let begin = self.reached.max(reader.first().previous()).next();
-        let mut next = Some(begin).filter(|begin| *begin <= reader.head());
-        let mut found = Vec::with_capacity(COUNTED_BETWEEN_YIELDS);
-        let mut times = Vec::with_capacity(COUNTED_BETWEEN_YIELDS);
-        let mut recorded = RecordedTime::default();
-        while let Some(from) = next {
-            let mut budget = u32::try_from(2 * COUNTED_BETWEEN_YIELDS).expect("a small number");
-            found.clear();
-            next = cursor.fill(from, reader, &mut budget, COUNTED_BETWEEN_YIELDS, &mut found);
-            if let Some(visibility) = &mut visibility {
-                found.retain(|position| !visibility.hides(Position::new(*position)));
-            }
-            self.add(&found, &views, reader, &mut times, &mut recorded);
+        let mut matches = Matches::new(history, filter, reader, visibility, self.reached);
+        let (mut times, mut recorded) = (Vec::new(), RecordedTime::default());
+        while let Some(found) = matches.next().await {
+            self.add(found, &views, reader, &mut times, &mut recorded);
             self.check()?;
-            tokio::task::yield_now().await;
         }
         self.reached = reader.head().max(self.reached);
         Ok(())
     }
 
     fn check(&self) -> Result<(), TooManyRows> {
-        let slots = self.slots.as_ref().map_or(0, Slots::len);
+        let slots = self.slots.as_ref().map_or(0, Slots::far);
         let rows = slots.max(self.split.as_ref().map_or(0, HashMap::len));
         if rows > SLOTS_MAX { Err(TooManyRows { rows, max: SLOTS_MAX }) } else { Ok(()) }
     }
@@ -327,9 +314,9 @@ impl Tally {
                 }
             }
             Some(split) => {
-                for (position, time) in positions().zip(&*times) {
-                    let code = views.names[0].get(position);
-                    *split.entry((code, *time)).or_default() += 1;
+                // There is one name, and these are its codes.
+                for (code, time) in codes.iter().zip(&*times) {
+                    *split.entry((*code, *time)).or_default() += 1;
                 }
             }
         }
@@ -351,7 +338,7 @@ impl Tally {
                     .occurred
                     .span_micros(position)
                     .is_none_or(|span| span.1 > greatest.micros_up());
-        // Nanoseconds within the same microsecond: looked at once a microsecond would be too seldom.
+        // A block's span is to the microsecond and does not tell which of its nanoseconds come first.
         let same = second == least.seconds() && least.nanos() % 1000 > 0
             || second == greatest.seconds() && greatest.nanos() % 1000 > 0;
         if may_be_less || may_be_greater || same {
@@ -460,9 +447,13 @@ impl Tally {
             return (Rows::default(), Vec::new());
         };
         let (codes, mut rows) = self.largest(counts, series_max);
-        let mut slots: HashMap<u32, Vec<(i64, u64)>> = HashMap::new();
+        let mut slots: HashMap<usize, Vec<(i64, u64)>> =
+            codes.iter().map(|code| (*code, Vec::new())).collect();
         for ((code, time), count) in split {
-            slots.entry(*code).or_default().push((*time, *count));
+            let code = usize::try_from(*code).expect("32 bits");
+            if let Some(slots) = slots.get_mut(&code) {
+                slots.push((*time, *count));
+            }
         }
         let mut series: Vec<(Row, Buckets)> = Vec::new();
         for code in codes {
@@ -470,9 +461,8 @@ impl Tally {
             let Some(key) = name_at(*named, Position::new(sample), history, reader) else {
                 continue;
             };
-            let times = u32::try_from(code).ok().and_then(|code| slots.remove(&code));
-            let row = Row { key, range: None, count: events };
-            series.push((row, buckets(times.unwrap_or_default(), unit, zone)));
+            let times = slots.remove(&code).unwrap_or_default();
+            series.push((Row { key, range: None, count: events }, buckets(times, unit, zone)));
         }
         series.sort_by(|(a, _), (b, _)| b.count.cmp(&a.count).then_with(|| a.key.cmp(&b.key)));
         let (largest, over_time) = series.into_iter().unzip();
@@ -525,9 +515,14 @@ impl RecordedTime {
     }
 }
 
+/// When the event at `position` occurred; of one that was removed since the reader's head was taken, when it was
+/// recorded.
 fn occurred_at(position: Position, reader: &Reader) -> Timestamp {
-    let record = reader.record(position).expect("the reader sees it");
-    format::occurred_at(format::message(&record))
+    if let Some(record) = reader.record(position) {
+        return format::occurred_at(format::message(&record));
+    }
+    let trace = reader.trace(position).expect("the reader sees it");
+    format::recorded_at(&trace)
 }
 
 /// The name that the event at `position` has.
