@@ -55,7 +55,7 @@ pub struct Config {
     pub limits: Limits,
     /// Appends that wait for the sequencer at once, 1 to 1 048 576: 65 536. More are refused.
     pub append_queue_max: usize,
-    /// Subscriptions that are open at once, 1 to 1 000 000: 10 000. More are refused.
+    /// Subscriptions, watches and replays that are open at once, 1 to 1 000 000: 10 000. More are refused.
     pub subscriptions_max: usize,
     /// How long calls and subscriptions have to end when the server stops, at most 1 h: 10 s.
     pub shutdown_timeout: Duration,
@@ -154,7 +154,7 @@ pub const OPTIONS: &[Spec] = &[
     option!("metadata-entries-max", "N", limits.metadata_entries_max, count(1..=Limits::HARD.metadata_entries_max), "Metadata entries of one event"),
     option!("tags-max", "N", limits.tags_max, count(1..=Limits::HARD.tags_max), "Tags of one event"),
     option!("append-queue-max", "N", append_queue_max, count(1..=1 << 20), "Appends that wait at once; more are refused"),
-    option!("subscriptions-max", "N", subscriptions_max, count(1..=1_000_000), "Subscriptions that are open at once; more are refused"),
+    option!("subscriptions-max", "N", subscriptions_max, count(1..=1_000_000), "Subscriptions, watches and replays that are open at once; more are refused"),
     option!("shutdown-timeout", "DURATION", shutdown_timeout, duration(Duration::from_hours(1)), "How long calls have to end when the server stops"),
     option!("log-level", "DIRECTIVES", log_level, directives, "What to log: a level, or directives such as info,annals=debug"),
     option!("log-format", "FORMAT", log_format, log_format, "How log lines look: text or json"),
