@@ -4,11 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "annals/v1/event.proto",
     "annals/v1/command.proto",
     "annals/v1/query.proto",
     "annals/v1/subscription.proto",
+    "annals/v1/group.proto",
     "annals/v1/admin.proto",
     "annals/v1/error.proto",
     "annals/bench/v1/bench.proto",

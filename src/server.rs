@@ -31,6 +31,7 @@ use crate::{
         call::CallLayer,
         command::Commands,
         empty::Empty,
+        group::Groups,
         proto::{
             self,
             bench::empty_service_server::EmptyServiceServer,
@@ -209,6 +210,7 @@ async fn routes(
         .add_service(service!(QueryServiceServer::new(queries)))
         .add_service(service!(SubscriptionServiceServer::new(Subscriptions::new(
             subscriptions,
+            Groups,
             limits
         ))))
         .add_service(service!(AdminServiceServer::new(admin)));

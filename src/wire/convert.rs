@@ -573,6 +573,10 @@ pub fn subscribe(
         batch_size,
         checkpoint_interval,
         heartbeat_interval,
+        batch_size_bytes: _,
+        batch_wait_max: _,
+        checkpoint_wait_max: _,
+        name: _,
     } = request;
     let mut check = Check::default();
     let root = At::Root;
@@ -580,6 +584,7 @@ pub fn subscribe(
         None => Start::After(Position::ZERO),
         Some(v1::subscribe_request::Start::After(after)) => Start::After(Position::new(after)),
         Some(v1::subscribe_request::Start::FromNow(())) => Start::Now,
+        Some(v1::subscribe_request::Start::FromTime(_)) => Start::Now,
     };
     let filter = check.filter(&root, filters, limits);
     let field = root.field("batch_size");

@@ -3,7 +3,7 @@
 use prost_types::value::Kind;
 
 use super::{
-    convert::{At, Check, InvalidRequest, METADATA_VALUE_BYTES_MAX, TEXT_BYTES_MAX},
+    convert::{At, Check, InvalidRequest, METADATA_VALUE_BYTES_MAX, TEXT_BYTES_MAX, timestamp},
     proto::v1,
 };
 use crate::core::{
@@ -13,6 +13,7 @@ use crate::core::{
         text::TextMatch,
     },
     limits::Limits,
+    name::Name,
 };
 
 const FILTERS_MAX: usize = 32;
@@ -224,6 +225,76 @@ impl Check {
         }
         filter
     }
+}
+
+/// Filters as they are told: what [`filter`] made of them, or the same.
+pub fn told(filter: &Filter) -> Vec<v1::Filter> {
+    filter.clauses.iter().map(told_clause).collect()
+}
+
+fn told_clause(clause: &Clause) -> v1::Filter {
+    let Clause {
+        streams,
+        stream_prefixes,
+        categories,
+        types,
+        tags,
+        tags_all,
+        correlation_ids,
+        causation_ids,
+        metadata,
+        occurred,
+        recorded,
+        text,
+        json,
+    } = clause;
+    let texts = |names: &[Name]| names.iter().map(ToString::to_string).collect();
+    let metadata_match = |MetadataMatch { key, values }: &MetadataMatch| v1::MetadataMatch {
+        key: key.to_string(),
+        values: values.clone(),
+    };
+    v1::Filter {
+        streams: texts(streams),
+        stream_prefixes: texts(stream_prefixes),
+        categories: texts(categories),
+        types: texts(types),
+        tags: texts(tags),
+        tags_all: texts(tags_all),
+        correlation_ids: texts(correlation_ids),
+        causation_ids: texts(causation_ids),
+        metadata: metadata.iter().map(metadata_match).collect(),
+        occurred: told_range(*occurred),
+        recorded: told_range(*recorded),
+        texts: text.as_ref().map_or_else(Vec::new, |text| text.texts().to_vec()),
+        json: json.iter().map(told_json).collect(),
+    }
+}
+
+fn told_range(range: TimeRange) -> Option<v1::TimeRange> {
+    let TimeRange { from, to } = range;
+    let told = v1::TimeRange { from: from.map(timestamp), to: to.map(timestamp) };
+    (!range.is_everything()).then_some(told)
+}
+
+fn told_json(json: &JsonMatch) -> v1::JsonMatch {
+    use v1::JsonOperator as Told;
+    let operator = match json.operator() {
+        Operator::Equals => Told::Equals,
+        Operator::NotEquals => Told::NotEquals,
+        Operator::Less => Told::Less,
+        Operator::LessOrEqual => Told::LessOrEqual,
+        Operator::Greater => Told::Greater,
+        Operator::GreaterOrEqual => Told::GreaterOrEqual,
+        Operator::Exists => Told::Exists,
+    };
+    let value = match json.value() {
+        Scalar::Null => Kind::NullValue(0),
+        Scalar::Bool(bool) => Kind::BoolValue(*bool),
+        Scalar::Number(number) => Kind::NumberValue(*number),
+        Scalar::Text(text) => Kind::StringValue(text.clone()),
+    };
+    let value = (operator != Told::Exists).then_some(prost_types::Value { kind: Some(value) });
+    v1::JsonMatch { path: json.path(), operator: operator.into(), value }
 }
 
 /// Whether there are more filters, or more values in them, than a request may have.

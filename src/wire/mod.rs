@@ -9,6 +9,7 @@ pub mod command;
 pub mod convert;
 pub mod empty;
 pub mod filter;
+pub mod group;
 pub mod query;
 mod settings;
 pub mod status;

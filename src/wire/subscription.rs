@@ -1,15 +1,25 @@
 //! `annals.v1.SubscriptionService`.
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Answers, answers,
     block::EventBlock,
     convert,
+    group::Groups,
     proto::v1::{
-        CaughtUp, Checkpoint, FellBehind, Heartbeat, SubscribeRequest, SubscribeResponse,
-        SubscriptionConfirmed, subscribe_response, subscription_service_server,
+        CaughtUp, Checkpoint, ConsumeRequest, ConsumeResponse, CreateGroupRequest,
+        CreateGroupResponse, DeleteGroupRequest, DeleteGroupResponse, DropParkedRequest,
+        DropParkedResponse, FellBehind, GetGroupRequest, GetGroupResponse, Heartbeat,
+        ListGroupsRequest, ListGroupsResponse, ListParkedRequest, ListParkedResponse,
+        ListSubscriptionsRequest, ListSubscriptionsResponse, PollRequest, PollResponse,
+        ReplayParkedRequest, ReplayParkedResponse, SetGroupPositionRequest,
+        SetGroupPositionResponse, SettleRequest, SettleResponse, SubscribeInteractiveRequest,
+        SubscribeInteractiveResponse, SubscribeRequest, SubscribeResponse, SubscriptionConfirmed,
+        UpdateGroupRequest, UpdateGroupResponse, WatchSubscriptionsRequest,
+        WatchSubscriptionsResponse, subscribe_response, subscription_service_server,
     },
+    status,
 };
 use crate::{
     core::limits::Limits,
@@ -19,12 +29,13 @@ use crate::{
 /// The service on the wire.
 pub struct Subscriptions {
     service: SubscriptionService,
+    groups: Groups,
     limits: Limits,
 }
 
 impl Subscriptions {
-    pub fn new(service: SubscriptionService, limits: Limits) -> Self {
-        Self { service, limits }
+    pub fn new(service: SubscriptionService, groups: Groups, limits: Limits) -> Self {
+        Self { service, groups, limits }
     }
 }
 
@@ -45,6 +56,114 @@ impl subscription_service_server::SubscriptionService for Subscriptions {
                 Err(error) => Some((Err(error.into()), None)),
             }
         })))
+    }
+
+    type SubscribeInteractiveStream = Answers<SubscribeInteractiveResponse>;
+
+    async fn subscribe_interactive(
+        &self,
+        _: Request<Streaming<SubscribeInteractiveRequest>>,
+    ) -> Result<Response<Self::SubscribeInteractiveStream>, Status> {
+        Err(status::not_yet())
+    }
+
+    async fn list_subscriptions(
+        &self,
+        _: Request<ListSubscriptionsRequest>,
+    ) -> Result<Response<ListSubscriptionsResponse>, Status> {
+        Err(status::not_yet())
+    }
+
+    type WatchSubscriptionsStream = Answers<WatchSubscriptionsResponse>;
+
+    async fn watch_subscriptions(
+        &self,
+        _: Request<WatchSubscriptionsRequest>,
+    ) -> Result<Response<Self::WatchSubscriptionsStream>, Status> {
+        Err(status::not_yet())
+    }
+
+    async fn create_group(
+        &self,
+        request: Request<CreateGroupRequest>,
+    ) -> Result<Response<CreateGroupResponse>, Status> {
+        self.groups.create(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<UpdateGroupRequest>,
+    ) -> Result<Response<UpdateGroupResponse>, Status> {
+        self.groups.update(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<DeleteGroupRequest>,
+    ) -> Result<Response<DeleteGroupResponse>, Status> {
+        self.groups.delete(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<GetGroupRequest>,
+    ) -> Result<Response<GetGroupResponse>, Status> {
+        self.groups.get(request.get_ref()).map(Response::new)
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<ListGroupsRequest>,
+    ) -> Result<Response<ListGroupsResponse>, Status> {
+        self.groups.list(request.into_inner()).map(Response::new)
+    }
+
+    async fn set_group_position(
+        &self,
+        request: Request<SetGroupPositionRequest>,
+    ) -> Result<Response<SetGroupPositionResponse>, Status> {
+        self.groups.set_position(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn settle(
+        &self,
+        request: Request<SettleRequest>,
+    ) -> Result<Response<SettleResponse>, Status> {
+        self.groups.settle(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_parked(
+        &self,
+        request: Request<ListParkedRequest>,
+    ) -> Result<Response<ListParkedResponse>, Status> {
+        self.groups.list_parked(request.into_inner()).map(Response::new)
+    }
+
+    async fn replay_parked(
+        &self,
+        request: Request<ReplayParkedRequest>,
+    ) -> Result<Response<ReplayParkedResponse>, Status> {
+        self.groups.replay_parked(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn drop_parked(
+        &self,
+        request: Request<DropParkedRequest>,
+    ) -> Result<Response<DropParkedResponse>, Status> {
+        self.groups.drop_parked(request.into_inner()).await.map(Response::new)
+    }
+
+    type ConsumeStream = Answers<ConsumeResponse>;
+
+    async fn consume(
+        &self,
+        request: Request<Streaming<ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        self.groups.consume(request).await
+    }
+
+    async fn poll(&self, request: Request<PollRequest>) -> Result<Response<PollResponse>, Status> {
+        self.groups.poll(request).await.map(Response::new)
     }
 }
 
@@ -70,6 +189,6 @@ impl From<Message> for SubscribeResponse {
                 sent_at: Some(convert::timestamp(sent_at)),
             }),
         };
-        Self { message: Some(message) }
+        Self { message: Some(message), pending: 0, replaying: false }
     }
 }

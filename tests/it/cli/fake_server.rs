@@ -12,7 +12,7 @@ use std::{
 use annals::wire::{
     block::EventBlock,
     proto::v1::{
-        AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CaughtUp,
+        self, AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CaughtUp,
         CommitRequest, CommitResponse, DeleteStreamRequest, DeleteStreamResponse, RecordedEvent,
         SetRetentionRequest, SetRetentionResponse, SubscribeRequest, SubscribeResponse,
         SubscriptionConfirmed, TombstoneStreamRequest, TombstoneStreamResponse,
@@ -45,21 +45,80 @@ struct State {
     appended: Vec<(String, String)>,
 }
 
-#[tonic::async_trait]
-impl SubscriptionService for Fake {
-    type SubscribeStream = Messages<SubscribeResponse>;
+/// The service, in which all calls but `Subscribe` are not there.
+macro_rules! subscriptions {
+    ($($call:ident: $request:ident => $response:ident;)*) => {
+        #[tonic::async_trait]
+        impl SubscriptionService for Fake {
+            type SubscribeStream = Messages<SubscribeResponse>;
+            type SubscribeInteractiveStream = Messages<v1::SubscribeInteractiveResponse>;
+            type WatchSubscriptionsStream = Messages<v1::WatchSubscriptionsResponse>;
+            type ConsumeStream = Messages<v1::ConsumeResponse>;
 
-    async fn subscribe(
-        &self,
-        request: Request<SubscribeRequest>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
+            async fn subscribe(
+                &self,
+                request: Request<SubscribeRequest>,
+            ) -> Result<Response<Self::SubscribeStream>, Status> {
+                Ok(Response::new(self.play(request.into_inner())))
+            }
+
+            async fn subscribe_interactive(
+                &self,
+                _: Request<Streaming<v1::SubscribeInteractiveRequest>>,
+            ) -> Result<Response<Self::SubscribeInteractiveStream>, Status> {
+                Err(Status::unimplemented("subscribe_interactive"))
+            }
+
+            async fn watch_subscriptions(
+                &self,
+                _: Request<v1::WatchSubscriptionsRequest>,
+            ) -> Result<Response<Self::WatchSubscriptionsStream>, Status> {
+                Err(Status::unimplemented("watch_subscriptions"))
+            }
+
+            async fn consume(
+                &self,
+                _: Request<Streaming<v1::ConsumeRequest>>,
+            ) -> Result<Response<Self::ConsumeStream>, Status> {
+                Err(Status::unimplemented("consume"))
+            }
+
+            $(async fn $call(
+                &self,
+                _: Request<v1::$request>,
+            ) -> Result<Response<v1::$response>, Status> {
+                Err(Status::unimplemented(stringify!($call)))
+            })*
+        }
+    };
+}
+
+subscriptions! {
+    list_subscriptions: ListSubscriptionsRequest => ListSubscriptionsResponse;
+    create_group: CreateGroupRequest => CreateGroupResponse;
+    update_group: UpdateGroupRequest => UpdateGroupResponse;
+    delete_group: DeleteGroupRequest => DeleteGroupResponse;
+    get_group: GetGroupRequest => GetGroupResponse;
+    list_groups: ListGroupsRequest => ListGroupsResponse;
+    set_group_position: SetGroupPositionRequest => SetGroupPositionResponse;
+    poll: PollRequest => PollResponse;
+    settle: SettleRequest => SettleResponse;
+    list_parked: ListParkedRequest => ListParkedResponse;
+    replay_parked: ReplayParkedRequest => ReplayParkedResponse;
+    drop_parked: DropParkedRequest => DropParkedResponse;
+}
+
+impl Fake {
+    fn play(&self, request: SubscribeRequest) -> Messages<SubscribeResponse> {
         let mut state = self.0.lock().unwrap();
-        state.starts.push(request.into_inner().start);
+        state.starts.push(request.start);
         let script = state.scripts.remove(0);
-        let messages = script
-            .into_iter()
-            .map(|message| message.map(|message| SubscribeResponse { message: Some(message) }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(messages).chain(tokio_stream::pending()))))
+        let messages = script.into_iter().map(|message| {
+            let response =
+                |message| SubscribeResponse { message: Some(message), ..Default::default() };
+            message.map(response)
+        });
+        Box::pin(tokio_stream::iter(messages).chain(tokio_stream::pending()))
     }
 }
 

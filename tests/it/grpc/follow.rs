@@ -60,7 +60,7 @@ async fn follow(address: SocketAddr, start: Option<Start>) {
     let request = SubscribeRequest { start, ..SubscribeRequest::default() };
     let after = match start {
         Some(Start::After(after)) => after,
-        Some(Start::FromNow(())) | None => 0,
+        Some(Start::FromNow(()) | Start::FromTime(_)) | None => 0,
     };
     let mut subscription = subscribe(connect(address).await, request).await.unwrap();
     let mut versions: HashMap<String, u64> = HashMap::new();
