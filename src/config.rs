@@ -57,6 +57,12 @@ pub struct Config {
     pub append_queue_max: usize,
     /// Subscriptions, watches and replays that are open at once, 1 to 1 000 000: 10 000. More are refused.
     pub subscriptions_max: usize,
+    /// Consumer groups that there are at once, 1 to 100 000: 1000. More are refused.
+    pub groups_max: usize,
+    /// A connection is asked whether it is alive when it has been quiet for so long, 100 ms to 1 h: 30 s.
+    pub keep_alive_interval: Duration,
+    /// And is dropped if it does not answer for so long, 100 ms to 1 h: 10 s. So half-open ones end.
+    pub keep_alive_timeout: Duration,
     /// How long calls and subscriptions have to end when the server stops, at most 1 h: 10 s.
     pub shutdown_timeout: Duration,
     /// What is logged: a level, or directives such as `info,annals::core=debug`: `info`.
@@ -81,6 +87,9 @@ impl Default for Config {
             limits: Limits::default(),
             append_queue_max: 65_536,
             subscriptions_max: 10_000,
+            groups_max: 1000,
+            keep_alive_interval: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(10),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -155,6 +164,9 @@ pub const OPTIONS: &[Spec] = &[
     option!("tags-max", "N", limits.tags_max, count(1..=Limits::HARD.tags_max), "Tags of one event"),
     option!("append-queue-max", "N", append_queue_max, count(1..=1 << 20), "Appends that wait at once; more are refused"),
     option!("subscriptions-max", "N", subscriptions_max, count(1..=1_000_000), "Subscriptions, watches and replays that are open at once; more are refused"),
+    option!("groups-max", "N", groups_max, count(1..=100_000), "Consumer groups that there are at once; more are refused"),
+    option!("keep-alive-interval", "DURATION", keep_alive_interval, interval, "Ask a connection that has been quiet for so long whether it is alive"),
+    option!("keep-alive-timeout", "DURATION", keep_alive_timeout, interval, "Drop a connection that does not answer for so long"),
     option!("shutdown-timeout", "DURATION", shutdown_timeout, duration(Duration::from_hours(1)), "How long calls have to end when the server stops"),
     option!("log-level", "DIRECTIVES", log_level, directives, "What to log: a level, or directives such as info,annals=debug"),
     option!("log-format", "FORMAT", log_format, log_format, "How log lines look: text or json"),
@@ -462,6 +474,12 @@ fn duration(longest: Duration) -> impl Fn(&str) -> Result<Duration, String> {
                 )
             })
     }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_millis(100);
+    let checked = duration(Duration::from_hours(1))(text).ok().filter(|it| *it >= least);
+    checked.ok_or_else(|| "a whole number of ms, s, m or h, from 100ms to 1h: 30s".to_owned())
 }
 
 /// `10s` is `10` and `s`; spaces do not count.

@@ -1,9 +1,6 @@
 //! Builds core, services and wire, in that order, and serves them on the listener it is given.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -20,10 +17,11 @@ use crate::{
     core::{
         clock::{Clock, SystemClock, Timestamp},
         commit_log::CommitLogError,
+        position::Position,
     },
     service::{
-        cache::QueryCache, command::CommandService, places::Places, query::QueryService,
-        subscription::SubscriptionService,
+        cache::QueryCache, command::CommandService, group::GroupService, places::Places,
+        query::QueryService, subscription::SubscriptionService,
     },
     storage::{self, Storage, StorageError},
     wire::{
@@ -54,10 +52,6 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Calls open at once on one connection.
 const CALLS_OF_A_CONNECTION_MAX: u32 = 4096;
-/// A connection is asked whether it is alive when it has been quiet for so long, and dropped if it does
-/// not answer: so half-open ones end.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the server could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +62,9 @@ pub enum ServerError {
     /// The history cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The state of a consumer group cannot be read.
+    #[error("the event at position {position} is of a consumer group, and of a newer version")]
+    Group { position: Position },
     /// Our own descriptors were refused.
     #[error("reflection cannot describe the services")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -86,7 +83,17 @@ pub async fn run(
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
-    let routes = routes(&config, &storage, &clock, &stop, health.clone()).await?;
+    let limits = (config.groups_max, config.limits.event_size_bytes_max);
+    let commands = CommandService::new(Arc::clone(&store));
+    let groups = GroupService::start(
+        commands,
+        Arc::clone(store.history()),
+        Arc::clone(&clock),
+        limits,
+        stop.clone(),
+    )
+    .map_err(|position| ServerError::Group { position })?;
+    let routes = routes(&config, &storage, &clock, &stop, health.clone(), groups.clone()).await?;
     let routes = routes.add_service(health_service);
 
     if let Ok(address) = listener.local_addr() {
@@ -98,8 +105,8 @@ pub async fn run(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(CALLS_OF_A_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(config.keep_alive_interval))
+        .http2_keepalive_timeout(Some(config.keep_alive_timeout))
         .layer(CallLayer::new(stop.clone()))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, {
@@ -128,7 +135,8 @@ pub async fn run(
             Ok(())
         }
     };
-    // What still waits is decided and made safe.
+    // Groups note where they are; then what still waits is decided and made safe.
+    groups.stopped().await;
     tokio::task::spawn_blocking(move || storage.stop()).await.ok();
     tracing::info!(head = %store.history().log.watermark().get(), "stopped");
     Ok(served?)
@@ -165,6 +173,7 @@ async fn routes(
     clock: &Arc<dyn Clock>,
     stop: &CancellationToken,
     health: HealthReporter,
+    groups: GroupService,
 ) -> Result<Routes, ServerError> {
     let store = &storage.store;
     let limits = config.limits;
@@ -210,7 +219,7 @@ async fn routes(
         .add_service(service!(QueryServiceServer::new(queries)))
         .add_service(service!(SubscriptionServiceServer::new(Subscriptions::new(
             subscriptions,
-            Groups,
+            Groups { service: groups, limits },
             limits
         ))))
         .add_service(service!(AdminServiceServer::new(admin)));

@@ -5,9 +5,13 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// A moment, UTC: seconds since 1970 (may be negative) and nanoseconds in the second (0 to 999 999 999).
 /// The range is protobuf's: year 1 to year 9999.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Timestamp {
     seconds: i64,
     nanos: u32,

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod command;
 pub mod correlation;
 mod counts;
+pub mod group;
 mod matches;
 pub mod places;
 pub mod query;

@@ -217,7 +217,7 @@ impl Replay {
 }
 
 /// The position of the first event of this time or later; behind the head if there is none.
-async fn first_at(history: &History, from: Timestamp, base: TimeBase) -> Position {
+pub async fn first_at(history: &History, from: Timestamp, base: TimeBase) -> Position {
     let reader = history.log.reader();
     if base == TimeBase::Recorded {
         return reader.first_recorded_at_or_after(from.micros_up());

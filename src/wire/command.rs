@@ -1,7 +1,5 @@
 //! `annals.v1.CommandService`.
 
-use std::time::Duration;
-
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -29,9 +27,6 @@ use crate::{
 
 /// So many appends of one `AppendStream` are on their way at once; then it is read no further.
 const PIPELINE_MAX: usize = 1024;
-/// So long is a pipeline that the server ends read on, if the client goes on sending. A connection that
-/// is closed with bytes unread is reset, and the client loses the last answers and the status.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// The service on the wire.
 pub struct Commands {
@@ -196,8 +191,7 @@ impl Pipeline {
                 break;
             }
         }
-        let rest = async { while let Ok(Some(_)) = requests.message().await {} };
-        let _ = tokio::time::timeout(LINGER, rest).await;
+        super::linger(requests).await;
     }
 
     async fn hand_in(&self, request: AppendStreamRequest) -> Pending {

@@ -30,8 +30,8 @@ pub(super) const METADATA_VALUE_BYTES_MAX: usize = 4096;
 const CONTENT_TYPE_BYTES_MAX: usize = 128;
 const WRITES_MAX: usize = 1000;
 const CONDITIONS_MAX: usize = 16;
-const PAGE_SIZE_DEFAULT: u32 = 100;
-const PAGE_SIZE_MAX: u32 = 1000;
+pub(super) const PAGE_SIZE_DEFAULT: u32 = 100;
+pub(super) const PAGE_SIZE_MAX: u32 = 1000;
 const BATCH_SIZE_DEFAULT: u32 = 1000;
 const BATCH_SIZE_MAX: u32 = 10_000;
 const CHECKPOINT_INTERVAL_DEFAULT: u32 = 10_000;
@@ -130,7 +130,7 @@ impl Check {
     }
 
     /// A text that may be empty.
-    fn text(&mut self, at: At<'_>, text: &str, bytes_max: usize) {
+    pub(super) fn text(&mut self, at: At<'_>, text: &str, bytes_max: usize) {
         if !text.is_empty() {
             self.name(at, text, bytes_max);
         }
@@ -174,6 +174,43 @@ impl Check {
             self.wrong(at, format_args!("is {value}, at most {max} is allowed"));
         }
         if value == 0 { default } else { value }
+    }
+}
+
+impl Check {
+    /// A duration between two bounds, both included.
+    pub(super) fn duration(
+        &mut self,
+        at: At<'_>,
+        sent: Option<prost_types::Duration>,
+        default: Duration,
+        (min, max): (Duration, Duration),
+    ) -> Duration {
+        let Some(sent) = sent else { return default };
+        let checked = duration(sent).filter(|it| (min..=max).contains(it));
+        checked.unwrap_or_else(|| {
+            self.wrong(at, format_args!("is not between {} and {}", told(min), told(max)));
+            default
+        })
+    }
+
+    pub(super) fn heartbeat_interval(
+        &mut self,
+        at: At<'_>,
+        sent: Option<prost_types::Duration>,
+    ) -> Duration {
+        let bounds = (HEARTBEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX);
+        self.duration(at, sent, HEARTBEAT_INTERVAL_DEFAULT, bounds)
+    }
+}
+
+fn told(duration: Duration) -> String {
+    match duration.as_millis() {
+        0 => "0".to_owned(),
+        ms if ms % 3_600_000 == 0 => format!("{} h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{} min", ms / 60_000),
+        ms if ms % 1000 == 0 => format!("{} s", ms / 1000),
+        ms => format!("{ms} ms"),
     }
 }
 
@@ -583,8 +620,9 @@ pub fn subscribe(
     let start = match start {
         None => Start::After(Position::ZERO),
         Some(v1::subscribe_request::Start::After(after)) => Start::After(Position::new(after)),
-        Some(v1::subscribe_request::Start::FromNow(())) => Start::Now,
-        Some(v1::subscribe_request::Start::FromTime(_)) => Start::Now,
+        Some(
+            v1::subscribe_request::Start::FromNow(()) | v1::subscribe_request::Start::FromTime(_),
+        ) => Start::Now,
     };
     let filter = check.filter(&root, filters, limits);
     let field = root.field("batch_size");
@@ -595,13 +633,8 @@ pub fn subscribe(
         CHECKPOINT_INTERVAL_DEFAULT,
         CHECKPOINT_INTERVAL_MAX,
     );
-    let heartbeat_interval = match heartbeat_interval {
-        None => HEARTBEAT_INTERVAL_DEFAULT,
-        Some(interval) => duration(interval).unwrap_or_default(),
-    };
-    if !(HEARTBEAT_INTERVAL_MIN..=HEARTBEAT_INTERVAL_MAX).contains(&heartbeat_interval) {
-        check.wrong(root.field("heartbeat_interval"), "is not between 100 ms and 1 h");
-    }
+    let heartbeat_interval =
+        check.heartbeat_interval(root.field("heartbeat_interval"), heartbeat_interval);
     check.finish(Some(SubscribeOptions {
         start,
         filter,

@@ -4,8 +4,10 @@ pub mod admin;
 pub mod analytics;
 pub mod block;
 pub mod call;
+mod caller;
 pub mod codec;
 pub mod command;
+mod consume;
 pub mod convert;
 pub mod empty;
 pub mod filter;
@@ -15,10 +17,10 @@ mod settings;
 pub mod status;
 pub mod subscription;
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use tokio_stream::Stream;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 /// What build.rs makes of `proto/`, with lints off for it alone.
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used)]
@@ -37,6 +39,16 @@ pub mod proto {
 
 /// The messages of a streaming answer.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// So long is a stream of requests that the server ends read on, if the client goes on sending. A connection that
+/// is closed with bytes unread is reset, and the client loses the last answers and the status.
+const LINGER: Duration = Duration::from_secs(1);
+
+async fn linger<T>(mut requests: Streaming<T>) {
+    let rest = async { while let Ok(Some(_)) = requests.message().await {} };
+    // Who sends on for longer is cut off.
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
 
 /// The answers that `next` gives, one by one, until it gives none. Each is made when the connection has
 /// room for it: that is all the back-pressure there is, and nothing is queued.

@@ -7,9 +7,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::convert::InvalidRequest;
 use crate::{
-    core::{append::AppendError, log::verify::Damage},
+    core::{append::AppendError, log::verify::Damage, position::Position},
     service::{
-        analytics::tally::TooManyRows, places::NoPlace, query::QueryError,
+        analytics::tally::TooManyRows, group::GroupError, places::NoPlace, query::QueryError,
         subscription::SubscribeError, upkeep::CompactError, verify::VerifyError,
     },
 };
@@ -202,18 +202,8 @@ impl From<SubscribeError> for Status {
         use SubscribeError as E;
         let text = error.to_string();
         match error {
-            E::BeyondHead { after, head } => status(
-                Code::OutOfRange,
-                "POSITION_BEYOND_HEAD",
-                text,
-                [("after", after.to_string()), ("head", head.to_string())],
-            ),
-            E::NotKept { after, first } => status(
-                Code::OutOfRange,
-                "POSITION_NOT_KEPT",
-                text,
-                [("after", after.to_string()), ("first", first.to_string())],
-            ),
+            E::BeyondHead { after, head } => beyond_head(text, after, head),
+            E::NotKept { after, first } => not_kept(text, after, first),
             E::TooMany(NoPlace { limit }) => too_many_subscriptions(text, limit),
             E::ShuttingDown { resume_after } => status(
                 Code::Unavailable,
@@ -223,6 +213,65 @@ impl From<SubscribeError> for Status {
             ),
         }
     }
+}
+
+impl From<GroupError> for Status {
+    fn from(error: GroupError) -> Self {
+        use GroupError as E;
+        let text = error.to_string();
+        match error {
+            E::UnknownGroup { group } => {
+                status(Code::NotFound, "UNKNOWN_GROUP", text, [("group", group.to_string())])
+            }
+            E::Exists { group } => {
+                status(Code::AlreadyExists, "GROUP_EXISTS", text, [("group", group.to_string())])
+            }
+            E::TooManyGroups { limit } => {
+                let facts = [("limit", limit.to_string())];
+                status(Code::ResourceExhausted, "TOO_MANY_GROUPS", text, facts)
+            }
+            E::TooManyConsumers { group, limit } => status(
+                Code::ResourceExhausted,
+                "TOO_MANY_CONSUMERS",
+                text,
+                [("group", group.to_string()), ("limit", limit.to_string())],
+            ),
+            E::BeyondHead { after, head } => beyond_head(text, after, head),
+            E::NotKept { after, first } => not_kept(text, after, first),
+            E::WrongPosition { group, expected, actual } => status(
+                Code::FailedPrecondition,
+                "WRONG_GROUP_POSITION",
+                text,
+                [
+                    ("group", group.to_string()),
+                    ("expected", expected.to_string()),
+                    ("actual", actual.to_string()),
+                ],
+            ),
+            E::NotUnsettled { group, position } => status(
+                Code::NotFound,
+                "NOT_UNSETTLED",
+                text,
+                [("group", group.to_string()), ("position", position.to_string())],
+            ),
+            E::TooLarge { size, max } => {
+                let what = format!("make an event of {size} bytes, at most {max} are allowed");
+                InvalidRequest::one("filters", what).into()
+            }
+            E::ShuttingDown => shutting_down(),
+            E::Append(error) => error.into(),
+        }
+    }
+}
+
+fn beyond_head(text: String, after: Position, head: Position) -> Status {
+    let facts = [("after", after.to_string()), ("head", head.to_string())];
+    status(Code::OutOfRange, "POSITION_BEYOND_HEAD", text, facts)
+}
+
+fn not_kept(text: String, after: Position, first: Position) -> Status {
+    let facts = [("after", after.to_string()), ("first", first.to_string())];
+    status(Code::OutOfRange, "POSITION_NOT_KEPT", text, facts)
 }
 
 impl From<VerifyError> for Status {

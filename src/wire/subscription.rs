@@ -129,7 +129,7 @@ impl subscription_service_server::SubscriptionService for Subscriptions {
         &self,
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
-        self.groups.settle(request.into_inner()).await.map(Response::new)
+        self.groups.settle(request.into_inner()).map(Response::new)
     }
 
     async fn list_parked(

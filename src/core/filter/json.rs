@@ -1,5 +1,6 @@
 //! Comparisons with what an event's JSON data says, at a `JSONPath`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
@@ -9,7 +10,7 @@ pub const PATH_BYTES_MAX: usize = 256;
 const SEGMENTS_MAX: usize = 16;
 
 /// How a value at the path compares with the one that is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operator {
     Equals,
     NotEquals,
@@ -22,7 +23,7 @@ pub enum Operator {
 }
 
 /// A value to compare with.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Scalar {
     Null,
     Bool(bool),
@@ -31,11 +32,35 @@ pub enum Scalar {
 }
 
 /// JSON data in which any of the values at a path compares as said.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct JsonMatch {
     path: JsonPath,
     operator: Operator,
     value: Scalar,
+}
+
+/// A comparison as it is written down.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    path: String,
+    operator: Operator,
+    value: Scalar,
+}
+
+impl TryFrom<Written> for JsonMatch {
+    type Error = PathError;
+
+    fn try_from(Written { path, operator, value }: Written) -> Result<Self, PathError> {
+        Self::new(&path, operator, value)
+    }
+}
+
+impl From<JsonMatch> for Written {
+    fn from(json: JsonMatch) -> Self {
+        let path = json.path();
+        Self { path, operator: json.operator, value: json.value }
+    }
 }
 
 // Numbers to compare with are finite: the edge has refused others.

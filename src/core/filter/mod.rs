@@ -9,47 +9,64 @@ pub mod json;
 pub mod plan;
 pub mod text;
 
+use serde::{Deserialize, Serialize};
+
 use self::{json::JsonMatch, text::TextMatch};
 use super::{clock::Timestamp, name::Name};
 
 /// Events that match any of the clauses; every event where there is none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Filter {
     pub clauses: Vec<Clause>,
 }
 
 /// Events that match every field that names anything; of one field, any of its values.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Clause {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<Name>,
     /// Beginnings of streams' names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stream_prefixes: Vec<Name>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub categories: Vec<Name>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub types: Vec<Name>,
     /// Events that have at least one of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Name>,
     /// Events that have all of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags_all: Vec<Name>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub correlation_ids: Vec<Name>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub causation_ids: Vec<Name>,
     /// Events that match each of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub metadata: Vec<MetadataMatch>,
+    #[serde(skip_serializing_if = "TimeRange::is_everything")]
     pub occurred: TimeRange,
+    #[serde(skip_serializing_if = "TimeRange::is_everything")]
     pub recorded: TimeRange,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<TextMatch>,
     /// Events that match each of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub json: Vec<JsonMatch>,
 }
 
 /// Events that have this metadata key, with one of these values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetadataMatch {
     pub key: Name,
     pub values: Vec<String>,
 }
 
 /// Moments from one on and before another; all where neither is set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeRange {
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,

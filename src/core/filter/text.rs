@@ -1,6 +1,7 @@
 //! Texts in an event's data, without regard to case.
 
 use regex::bytes::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
 
 /// So much memory the automaton of a filter's texts may have, bytes: enough for 1000 texts of 256 bytes.
 const AUTOMATON_SIZE_BYTES_MAX: usize = 256 << 20;
@@ -9,7 +10,8 @@ const AUTOMATON_SIZE_BYTES_MAX: usize = 256 << 20;
 ///
 /// (The texts as one regular expression of literals: the library finds them with SIMD where they are few,
 /// and in linear time always.)
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct TextMatch {
     texts: Vec<String>,
     regex: Regex,
@@ -40,6 +42,20 @@ impl TextMatch {
     /// Whether `data` contains any of the texts.
     pub fn is_in(&self, data: &[u8]) -> bool {
         self.regex.is_match(data)
+    }
+}
+
+impl TryFrom<Vec<String>> for TextMatch {
+    type Error = TooMuchText;
+
+    fn try_from(texts: Vec<String>) -> Result<Self, TooMuchText> {
+        Self::new(texts)
+    }
+}
+
+impl From<TextMatch> for Vec<String> {
+    fn from(text: TextMatch) -> Self {
+        text.texts
     }
 }
 
