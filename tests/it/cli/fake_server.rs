@@ -59,7 +59,7 @@ macro_rules! subscriptions {
                 &self,
                 request: Request<SubscribeRequest>,
             ) -> Result<Response<Self::SubscribeStream>, Status> {
-                Ok(Response::new(self.play(request.into_inner())))
+                Ok(Response::new(self.play(request.get_ref())))
             }
 
             async fn subscribe_interactive(
@@ -109,7 +109,7 @@ subscriptions! {
 }
 
 impl Fake {
-    fn play(&self, request: SubscribeRequest) -> Messages<SubscribeResponse> {
+    fn play(&self, request: &SubscribeRequest) -> Messages<SubscribeResponse> {
         let mut state = self.0.lock().unwrap();
         state.starts.push(request.start);
         let script = state.scripts.remove(0);

@@ -18,15 +18,23 @@
 //!    one that is open too.
 //! 3. `position` is before the first event that is open: who begins there misses nothing.
 
+mod parking;
+mod seats;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
-use super::settings::{Settings, Strategy};
-use crate::core::{clock::Timestamp, position::Position};
+use self::seats::Seat;
+pub use self::{
+    parking::{Parked, ToPark},
+    seats::SeatCounts,
+};
+use super::settings::Settings;
+use crate::core::position::Position;
 
 /// Names a consumer: later ones have greater ids.
 pub type ConsumerId = u64;
@@ -51,28 +59,6 @@ pub struct Delivery {
     pub position: Position,
     /// How often it has been delivered, this time counted.
     pub deliveries: u32,
-}
-
-/// An event that does not wait in the window any more, and can be asked for again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parked {
-    pub reason: Arc<str>,
-    pub deliveries: u32,
-    pub at: Timestamp,
-    /// It did not fail: it waits for one of its key that did.
-    pub held: bool,
-    /// It was asked for again, and is not settled yet.
-    pub replaying: bool,
-    pub key: Key,
-}
-
-/// An event that is to be parked, once that is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToPark {
-    pub position: Position,
-    pub reason: Arc<str>,
-    pub deliveries: u32,
-    pub held: bool,
 }
 
 /// What of a window survives a crash: the rest follows from it.
@@ -123,46 +109,6 @@ struct KeyState {
     ready: Option<Position>,
     /// Where events are held back: those that are parked and were not asked for again.
     parked: BTreeSet<Position>,
-}
-
-/// Somebody who takes events.
-struct Seat {
-    in_flight_max: usize,
-    in_flight: BTreeSet<Position>,
-    /// Those that are on their way.
-    queue: VecDeque<Position>,
-    /// Of one that asks each time: so many more.
-    wanted: Option<usize>,
-    /// It let an event time out, and has said nothing since.
-    paused: bool,
-    /// It let events time out that it had not even taken, and has taken none since.
-    stalled: bool,
-    wake: Arc<Notify>,
-    counts: SeatCounts,
-}
-
-/// What a consumer has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SeatCounts {
-    pub in_flight: usize,
-    pub in_flight_max: usize,
-    pub delivered: u64,
-    pub settled: u64,
-    pub paused: bool,
-}
-
-impl Seat {
-    fn room(&self) -> bool {
-        !self.paused
-            && !self.stalled
-            && self.in_flight.len() < self.in_flight_max
-            && self.wanted.is_none_or(|wanted| self.queue.len() < wanted)
-    }
-
-    fn forget(&mut self, position: Position) {
-        self.in_flight.remove(&position);
-        self.queue.retain(|queued| *queued != position);
-    }
 }
 
 /// Numbers to look at.
@@ -255,31 +201,6 @@ impl Window {
         }
         window.assign(now);
         window
-    }
-
-    fn restore_parked(&mut self, position: Position, mut parked: Parked) {
-        let (key, replaying) = (parked.key, parked.replaying);
-        let holds = self.settings.holds_back();
-        if holds && let Some(key) = key {
-            let blocked = self.keys.get(&key).is_some_and(|key| !key.parked.is_empty());
-            if blocked {
-                // It was asked for, and waits for an earlier one.
-                parked.held |= replaying;
-                parked.replaying = false;
-            } else {
-                parked.replaying |= parked.held;
-            }
-            if !parked.replaying {
-                self.keys.entry(key).or_default().parked.insert(position);
-            }
-        } else {
-            parked.replaying |= parked.held;
-        }
-        let (replaying, deliveries) = (parked.replaying, parked.deliveries);
-        self.parked.insert(position, parked);
-        if replaying {
-            self.enter(position, key, deliveries, true);
-        }
     }
 
     /// Every event up to here that matches is settled, or parked.
@@ -398,141 +319,6 @@ impl Window {
         if state.queue.is_empty() && state.busy.is_none() && state.parked.is_empty() {
             self.keys.remove(&key);
         }
-    }
-
-    /// Gives what is ready to who has room.
-    fn assign(&mut self, now: Instant) {
-        while !self.is_stopped()
-            && let Some(position) = self.ready.first().copied()
-            && let Some(consumer) = self.next_seat()
-        {
-            self.ready.remove(&position);
-            let seat = self.seats.get_mut(&consumer).expect("it was found");
-            seat.in_flight.insert(position);
-            seat.queue.push_back(position);
-            seat.wake.notify_one();
-            self.turn = consumer;
-            let deadline = now + self.settings.message_timeout;
-            self.timers.insert((deadline, position));
-            let event = self.events.get_mut(&position).expect("what is ready is here");
-            event.state = State::InFlight { consumer, deadline, taken: false };
-            if let Some(key) = event.key {
-                let key = self.keys.get_mut(&key).expect("it has an event");
-                (key.busy, key.ready) = (Some(position), None);
-            }
-        }
-    }
-
-    fn next_seat(&self) -> Option<ConsumerId> {
-        let has_room = |seat: &(&ConsumerId, &Seat)| seat.1.room();
-        if self.settings.strategy == Strategy::DispatchToOne {
-            let mut seats = self.seats.iter();
-            let first = seats.find(|(_, seat)| !seat.paused && !seat.stalled)?;
-            return Some(first).filter(has_room).map(|(id, _)| *id);
-        }
-        let after = self.seats.range(self.turn + 1..).find(has_room);
-        after.or_else(|| self.seats.range(..=self.turn).find(has_room)).map(|(id, _)| *id)
-    }
-
-    /// Somebody begins to take events, at most so many at once: as they come, or when it asks.
-    pub fn join(
-        &mut self,
-        in_flight_max: usize,
-        asks: bool,
-        wake: Arc<Notify>,
-        now: Instant,
-    ) -> ConsumerId {
-        let id = self.next_consumer;
-        self.next_consumer += 1;
-        let seat = Seat {
-            in_flight_max,
-            in_flight: BTreeSet::new(),
-            queue: VecDeque::new(),
-            wanted: asks.then_some(0),
-            paused: false,
-            stalled: false,
-            wake,
-            counts: SeatCounts::default(),
-        };
-        self.seats.insert(id, seat);
-        self.assign(now);
-        id
-    }
-
-    /// Who asks each time wants so many now; what it does not take goes back.
-    pub fn want(&mut self, consumer: ConsumerId, wanted: usize, now: Instant) {
-        let Some(seat) = self.seats.get_mut(&consumer) else { return };
-        seat.wanted = Some(wanted);
-        (seat.paused, seat.stalled) = (false, false);
-        let queued: Vec<_> =
-            if wanted == 0 { seat.queue.iter().copied().collect() } else { vec![] };
-        for position in queued {
-            self.land(position);
-            self.wait(position);
-        }
-        self.assign(now);
-    }
-
-    /// Whether the consumer has nothing and waits for nothing.
-    pub fn is_idle(&self, consumer: ConsumerId) -> bool {
-        self.seats.get(&consumer).is_none_or(|seat| seat.in_flight.is_empty())
-    }
-
-    /// It takes no more: what it has goes to others at once.
-    pub fn leave(&mut self, consumer: ConsumerId, now: Instant) {
-        let Some(seat) = self.seats.get(&consumer) else { return };
-        for position in seat.in_flight.clone() {
-            if self.land(position) {
-                self.fail(position, "its consumer's connection ended", None, true, now);
-            } else {
-                self.wait(position);
-            }
-        }
-        self.seats.remove(&consumer);
-        self.assign(now);
-    }
-
-    /// What is on its way to a consumer and comes next.
-    pub fn next_for(&mut self, consumer: ConsumerId, now: Instant) -> Option<Position> {
-        let seat = self.seats.get_mut(&consumer)?;
-        if std::mem::take(&mut seat.stalled) {
-            self.assign(now);
-        }
-        self.seats[&consumer].queue.front().copied()
-    }
-
-    /// The consumer has it now.
-    pub fn take(&mut self, consumer: ConsumerId) -> Option<Delivery> {
-        let seat = self.seats.get_mut(&consumer)?;
-        let position = seat.queue.pop_front()?;
-        seat.counts.delivered += 1;
-        let event = self.events.get_mut(&position).expect("what is in flight is here");
-        let State::InFlight { taken, .. } = &mut event.state else {
-            unreachable!("what is on its way is in flight")
-        };
-        *taken = true;
-        event.deliveries += 1;
-        self.counts.delivered += 1;
-        self.counts.redelivered += u64::from(event.deliveries > 1);
-        Some(Delivery { position, deliveries: event.deliveries })
-    }
-
-    /// It is alive.
-    pub fn hear(&mut self, consumer: ConsumerId, now: Instant) {
-        if let Some(seat) = self.seats.get_mut(&consumer)
-            && std::mem::take(&mut seat.paused)
-        {
-            self.assign(now);
-        }
-    }
-
-    /// What a consumer has taken, up to `to`.
-    pub fn taken_up_to(&self, consumer: ConsumerId, to: Position) -> Vec<Position> {
-        let Some(seat) = self.seats.get(&consumer) else { return Vec::new() };
-        let taken = |position: &&Position| {
-            matches!(self.events[*position].state, State::InFlight { taken: true, .. })
-        };
-        seat.in_flight.range(..=to).filter(taken).copied().collect()
     }
 
     /// What became of events, as a consumer says. Those that it does not have any more are given back, but
@@ -714,209 +500,6 @@ impl Window {
         event
     }
 
-    /// It is to be parked: nothing else of its key goes until that is written.
-    fn park(&mut self, position: Position, reason: Arc<str>) {
-        self.last_error = Some(format!("event {position} is parked: {reason}").into());
-        let event = self.events.get_mut(&position).expect("it is here");
-        event.state = State::ToPark;
-        let key = event.key;
-        if let Some(state) = key.and_then(|key| self.keys.get_mut(&key)) {
-            state.busy = Some(position);
-        }
-        self.refresh(key, position);
-        self.park_when_there_is_room(position, reason, false);
-    }
-
-    fn park_when_there_is_room(&mut self, position: Position, reason: Arc<str>, held: bool) {
-        let event = &self.events[&position];
-        let to_park = ToPark { position, reason, deliveries: event.deliveries, held };
-        // One that was parked before has its place.
-        let taken = self.parked.len() + self.to_park.len() + self.parking;
-        if event.replayed || (self.no_room.is_empty() && taken < self.settings.parked_max) {
-            self.to_park.push_back(to_park);
-        } else {
-            let max = self.settings.parked_max;
-            let stopped =
-                format!("the group stops: {max} events are parked, and one more is to be");
-            self.last_error = Some(stopped.into());
-            self.no_room.push_back(to_park);
-        }
-    }
-
-    fn park_what_waits_for_room(&mut self) {
-        while self.parked.len() + self.to_park.len() + self.parking < self.settings.parked_max
-            && let Some(to_park) = self.no_room.pop_front()
-        {
-            self.to_park.push_back(to_park);
-        }
-    }
-
-    /// What is to be parked; [`Window::parked`] or [`Window::not_parked`] says what became of it.
-    pub fn take_to_park(&mut self, max: usize) -> Vec<ToPark> {
-        let count = max.min(self.to_park.len());
-        self.parking += count;
-        self.to_park.drain(..count).collect()
-    }
-
-    /// It could not be written.
-    pub fn not_parked(&mut self, to_park: Vec<ToPark>) {
-        self.parking -= to_park.len();
-        for to_park in to_park.into_iter().rev() {
-            self.to_park.push_front(to_park);
-        }
-    }
-
-    /// It is written.
-    pub fn parked(&mut self, written: Vec<ToPark>, at: Timestamp, now: Instant) {
-        self.parking -= written.len();
-        for ToPark { position, reason, deliveries, held } in written {
-            // Dropped meanwhile, or the group was moved.
-            if !self.events.get(&position).is_some_and(|event| event.state == State::ToPark) {
-                continue;
-            }
-            let event = self.remove(position);
-            if !event.replayed {
-                self.settled_to = self.settled_to.max(position);
-                self.dirty = true;
-            }
-            let key = event.key;
-            let parked = Parked { reason, deliveries, at, held, replaying: false, key };
-            self.parked.insert(position, parked);
-            if let Some(key) = key
-                && self.settings.holds_back()
-            {
-                self.keys.entry(key).or_default().parked.insert(position);
-                self.hold_back(key);
-            }
-        }
-        self.assign(now);
-    }
-
-    /// What waits of a key, an event of which was parked, is parked, too.
-    fn hold_back(&mut self, key: u64) {
-        let waiting: Vec<_> = self.keys[&key].queue.iter().copied().collect();
-        for position in waiting {
-            if self.keys[&key].busy == Some(position) {
-                continue;
-            }
-            self.land(position);
-            if self.events[&position].replayed {
-                // It is on the list already.
-                self.remove(position);
-                self.keys.entry(key).or_default().parked.insert(position);
-                let parked = self.parked.get_mut(&position).expect("it was replayed");
-                (parked.held, parked.replaying) = (true, false);
-            } else {
-                let state = self.keys.get_mut(&key).expect("it has a parked event");
-                state.queue.remove(&position);
-                self.events.get_mut(&position).expect("it waits").state = State::ToPark;
-                self.park_when_there_is_room(position, "held back".into(), true);
-            }
-        }
-        self.refresh(Some(key), Position::ZERO);
-    }
-
-    /// Takes it off the list of parked events, and lets those come that waited for it.
-    fn unpark(&mut self, position: Position) {
-        let Some(parked) = self.parked.remove(&position) else { return };
-        self.unparked.push(position);
-        self.park_what_waits_for_room();
-        if let Some(key) = parked.key {
-            if let Some(state) = self.keys.get_mut(&key) {
-                state.parked.remove(&position);
-            }
-            self.release(key);
-        }
-    }
-
-    /// Those that are held back come, up to the first one that failed.
-    fn release(&mut self, key: u64) {
-        while let Some(first) = self.keys.get(&key).and_then(|state| state.parked.first().copied())
-            && self.parked[&first].held
-        {
-            self.replay_one(first);
-        }
-        self.refresh(Some(key), Position::ZERO);
-    }
-
-    fn replay_one(&mut self, position: Position) {
-        let parked = self.parked.get_mut(&position).expect("it is parked");
-        parked.replaying = true;
-        let (key, deliveries) = (parked.key, parked.deliveries);
-        if let Some(state) = key.and_then(|key| self.keys.get_mut(&key)) {
-            state.parked.remove(&position);
-        }
-        self.enter(position, key, deliveries, true);
-    }
-
-    /// The parked events, in their order.
-    pub fn list_parked(&self, after: Position) -> impl Iterator<Item = (Position, &Parked)> {
-        self.parked.range(after.next()..).map(|(position, parked)| (*position, parked))
-    }
-
-    pub fn parked_count(&self) -> usize {
-        self.parked.len()
-    }
-
-    /// Whether the event is parked, and was not asked for again.
-    pub fn is_parked(&self, position: Position) -> bool {
-        self.parked.get(&position).is_some_and(|parked| !parked.replaying)
-    }
-
-    /// Delivers parked events again. How many come; others wait for earlier ones of their keys.
-    pub fn replay(&mut self, positions: &[Position], now: Instant) -> usize {
-        let mut count = 0;
-        for position in positions {
-            if !self.is_parked(*position) {
-                continue;
-            }
-            let key = self.parked[position].key.filter(|_| self.settings.holds_back());
-            let first = key.and_then(|key| self.keys.get(&key)).and_then(|it| it.parked.first());
-            match first {
-                Some(first) if first < position => {
-                    self.parked.get_mut(position).expect("it is parked").held = true;
-                }
-                _ => {
-                    count += 1;
-                    self.replay_one(*position);
-                    if let Some(key) = key {
-                        self.release(key);
-                    }
-                }
-            }
-        }
-        self.assign(now);
-        count
-    }
-
-    /// Forgets parked events. How many.
-    pub fn drop_parked(&mut self, positions: &[Position], now: Instant) -> usize {
-        let mut count = 0;
-        for position in positions {
-            if self.parked.contains_key(position) {
-                count += 1;
-                if self.events.contains_key(position) {
-                    self.land(*position);
-                    self.remove(*position);
-                    self.to_park.retain(|to_park| to_park.position != *position);
-                }
-                self.unpark(*position);
-            }
-        }
-        self.assign(now);
-        count
-    }
-
-    /// Parked events that were settled or dropped since this was asked.
-    pub fn take_unparked(&mut self) -> Vec<Position> {
-        std::mem::take(&mut self.unparked)
-    }
-
-    /// It could not be written.
-    pub fn not_unparked(&mut self, positions: Vec<Position>) {
-        self.unparked.extend(positions);
-    }
-
     /// Goes on after `position`, whatever was settled. Parked events stay as they are.
     pub fn move_to(&mut self, position: Position, now: Instant) {
         for open in std::mem::take(&mut self.open) {
@@ -973,16 +556,6 @@ impl Window {
         }
         self.park_what_waits_for_room();
         self.assign(now);
-    }
-
-    /// What a consumer has done.
-    pub fn seat(&self, consumer: ConsumerId) -> Option<SeatCounts> {
-        self.seats.get(&consumer).map(|seat| SeatCounts {
-            in_flight: seat.in_flight.len(),
-            in_flight_max: seat.in_flight_max,
-            paused: seat.paused,
-            ..seat.counts
-        })
     }
 
     /// Whether something was settled since the last checkpoint was taken.
