@@ -154,8 +154,9 @@ impl Driver {
             return;
         }
         let result = async {
-            while group.park(shared).await? {}
+            // Before anything is parked: what was settled may be parked anew, in a group that was moved back.
             group.note_unparked(shared).await?;
+            while group.park(shared).await? {}
             let due = self.noted + group.state().window.settings().checkpoint_interval <= now;
             if (due || stops) && group.note(shared).await? {
                 self.noted = now;

@@ -18,6 +18,8 @@
 //!    one that is open too.
 //! 3. `position` is before the first event that is open: who begins there misses nothing.
 
+#[cfg(test)]
+mod model;
 mod parking;
 mod seats;
 
@@ -101,14 +103,28 @@ enum State {
 /// The events of one key.
 #[derive(Default)]
 struct KeyState {
-    /// Those that are waiting, delayed or in flight.
+    /// Those that are waiting, delayed, in flight, or to be parked because they failed: the first one is next.
     queue: BTreeSet<Position>,
-    /// The one that is in flight or to be parked: nothing else goes.
+    /// The one that is in flight: nothing else goes.
     busy: Option<Position>,
     /// The one that is among the ready ones.
     ready: Option<Position>,
     /// Where events are held back: those that are parked and were not asked for again.
     parked: BTreeSet<Position>,
+    /// Those that are to be parked because they are held back, and how many of them are being written.
+    holding: BTreeSet<Position>,
+    writing: usize,
+}
+
+impl KeyState {
+    /// Whether what comes is held back.
+    fn is_blocked(&self) -> bool {
+        !self.parked.is_empty() || !self.holding.is_empty()
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.queue.is_empty() && self.busy.is_none() && !self.is_blocked()
+    }
 }
 
 /// Numbers to look at.
@@ -272,9 +288,9 @@ impl Window {
             return;
         }
         self.open.insert(position);
-        let blocked = self.settings.holds_back()
-            && key.and_then(|key| self.keys.get(&key)).is_some_and(|key| !key.parked.is_empty());
-        if blocked {
+        let state = key.and_then(|key| self.keys.get_mut(&key));
+        if let Some(state) = state.filter(|state| state.is_blocked()) {
+            state.holding.insert(position);
             let event =
                 Event { key, state: State::ToPark, deliveries, failures: 0, replayed: false };
             self.events.insert(position, event);
@@ -316,7 +332,7 @@ impl Window {
             self.ready.extend(next);
             state.ready = next;
         }
-        if state.queue.is_empty() && state.busy.is_none() && state.parked.is_empty() {
+        if state.is_nothing() {
             self.keys.remove(&key);
         }
     }
@@ -492,6 +508,7 @@ impl Window {
         self.open.remove(&position);
         if let Some(state) = event.key.and_then(|key| self.keys.get_mut(&key)) {
             state.queue.remove(&position);
+            state.holding.remove(&position);
             if state.busy == Some(position) {
                 state.busy = None;
             }
@@ -509,6 +526,7 @@ impl Window {
         let events = &self.events;
         self.to_park.retain(|to_park| events.contains_key(&to_park.position));
         self.no_room.retain(|to_park| events.contains_key(&to_park.position));
+        self.park_what_waits_for_room();
         (self.read_to, self.settled_to) = (position, position);
         self.dirty = true;
         self.assign(now);
@@ -526,8 +544,8 @@ impl Window {
         }
         self.to_park.retain(|to_park| to_park.position != position);
         self.no_room.retain(|to_park| to_park.position != position);
-        self.land(position);
         self.finish(position);
+        self.park_what_waits_for_room();
         self.assign(now);
         true
     }

@@ -62,9 +62,6 @@ impl Window {
         let event = self.events.get_mut(&position).expect("it is here");
         event.state = State::ToPark;
         let key = event.key;
-        if let Some(state) = key.and_then(|key| self.keys.get_mut(&key)) {
-            state.busy = Some(position);
-        }
         self.refresh(key, position);
         self.park_when_there_is_room(position, reason, false);
     }
@@ -102,21 +99,29 @@ impl Window {
     pub fn take_to_park(&mut self, max: usize) -> Vec<ToPark> {
         let count = max.min(self.to_park.len());
         self.parking += count;
-        self.to_park.drain(..count).collect()
+        let taken: Vec<_> = self.to_park.drain(..count).collect();
+        for to_park in &taken {
+            self.count_writing(to_park, 1);
+        }
+        taken
     }
 
     /// It could not be written.
     pub fn not_parked(&mut self, to_park: Vec<ToPark>) {
         self.parking -= to_park.len();
         for to_park in to_park.into_iter().rev() {
+            let key = self.count_writing(&to_park, -1);
             self.to_park.push_front(to_park);
+            key.into_iter().for_each(|key| self.release(key));
         }
     }
 
     /// It is written.
     pub fn parked(&mut self, written: Vec<ToPark>, at: Timestamp, now: Instant) {
-        self.parking -= written.len();
-        for ToPark { position, reason, deliveries, held } in written {
+        for to_park in written {
+            self.parking -= 1;
+            self.count_writing(&to_park, -1);
+            let ToPark { position, reason, deliveries, held } = to_park;
             // Dropped meanwhile, or the group was moved.
             if !self.events.get(&position).is_some_and(|event| event.state == State::ToPark) {
                 continue;
@@ -134,6 +139,7 @@ impl Window {
             {
                 self.keys.entry(key).or_default().parked.insert(position);
                 self.hold_back(key);
+                self.release(key);
             }
         }
         self.assign(now);
@@ -143,7 +149,8 @@ impl Window {
     fn hold_back(&mut self, key: u64) {
         let waiting: Vec<_> = self.keys[&key].queue.iter().copied().collect();
         for position in waiting {
-            if self.keys[&key].busy == Some(position) {
+            let state = self.events[&position].state;
+            if matches!(state, State::InFlight { .. } | State::ToPark) {
                 continue;
             }
             self.land(position);
@@ -156,6 +163,7 @@ impl Window {
             } else {
                 let state = self.keys.get_mut(&key).expect("it has a parked event");
                 state.queue.remove(&position);
+                state.holding.insert(position);
                 self.events.get_mut(&position).expect("it waits").state = State::ToPark;
                 self.park_when_there_is_room(position, "held back".into(), true);
             }
@@ -183,7 +191,33 @@ impl Window {
         {
             self.replay_one(first);
         }
+        self.release_what_is_not_written(key);
         self.refresh(Some(key), Position::ZERO);
+    }
+
+    /// Those that were to be held back, and need not be any more.
+    fn release_what_is_not_written(&mut self, key: u64) {
+        let Some(state) = self.keys.get_mut(&key) else { return };
+        // Those that are being written come first, and then these.
+        if !state.parked.is_empty() || state.writing > 0 || state.holding.is_empty() {
+            return;
+        }
+        let holding = std::mem::take(&mut state.holding);
+        state.queue.extend(&holding);
+        self.to_park.retain(|to_park| !holding.contains(&to_park.position));
+        self.no_room.retain(|to_park| !holding.contains(&to_park.position));
+        for position in &holding {
+            self.events.get_mut(position).expect("it waits").state = State::Waiting;
+        }
+        self.park_what_waits_for_room();
+    }
+
+    /// Counts, of those that are held back, how many are being written. Its key.
+    fn count_writing(&mut self, to_park: &ToPark, by: isize) -> Option<u64> {
+        let key = self.events.get(&to_park.position)?.key.filter(|_| to_park.held)?;
+        let state = self.keys.get_mut(&key)?;
+        state.writing = state.writing.checked_add_signed(by).expect("counted before");
+        Some(key)
     }
 
     fn replay_one(&mut self, position: Position) {

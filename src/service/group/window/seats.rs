@@ -37,7 +37,7 @@ pub struct SeatCounts {
 }
 
 impl Seat {
-    fn room(&self) -> bool {
+    pub(super) fn room(&self) -> bool {
         !self.paused
             && !self.stalled
             && self.in_flight.len() < self.in_flight_max
@@ -53,8 +53,7 @@ impl Seat {
 impl Window {
     /// Gives what is ready to who has room.
     pub(super) fn assign(&mut self, now: Instant) {
-        while !self.is_stopped()
-            && let Some(position) = self.ready.first().copied()
+        while let Some(position) = self.next_ready()
             && let Some(consumer) = self.next_seat()
         {
             self.ready.remove(&position);
@@ -72,6 +71,13 @@ impl Window {
                 (key.busy, key.ready) = (Some(position), None);
             }
         }
+    }
+
+    /// The first one that can go. While no more can be parked, those that were parked can, so that there is room.
+    fn next_ready(&self) -> Option<Position> {
+        let stopped = self.is_stopped();
+        let goes = |position: &&Position| !stopped || self.events[*position].replayed;
+        self.ready.iter().find(goes).copied()
     }
 
     fn next_seat(&self) -> Option<ConsumerId> {
