@@ -10,11 +10,14 @@ mod append;
 mod backup;
 mod client;
 mod compact;
+mod consumer;
 mod correlation;
 mod delete;
 mod explain;
 mod export;
 mod filter;
+mod filter_text;
+mod groups;
 mod import;
 mod info;
 mod output;
@@ -26,6 +29,8 @@ mod search;
 mod serve;
 mod stats;
 mod streams;
+mod subscriptions;
+mod table;
 mod tail;
 mod trends;
 mod verify;
@@ -43,21 +48,21 @@ Annals is an event store: streams of immutable events in one log, over gRPC.
 Events live in memory and end with the server; `annals serve --data DIR` keeps them.
 
 Commands
-  serve     Start a server
-  append    Append an event to a stream
-  read      Read a stream, or the whole log
-  tail      Follow the log live
-  streams   List the streams
-  search    Find events; also: explain, correlation, replay
-  stats     Count events by hour, day, type and more; also: trends
-  info      Show what the server is and holds
-  import    Append CloudEvents from a file
-  export    Write events to a file as CloudEvents
-  retention Set or show what is kept; also: truncate, delete, tombstone, compact
-  verify    Check the whole history
-  backup    Copy the history to a directory
-  repair    Mend a damaged data directory
-  help      Explain a command: annals help append
+  serve          Start a server
+  append         Append an event to a stream
+  read           Read a stream, or the whole log
+  tail           Follow the log live
+  subscriptions  List who listens, and how far behind
+  groups         List and manage consumer groups, which share events
+  streams        List the streams
+  search         Find events; also: explain, correlation, replay
+  stats          Count events by hour, day, type and more; also: trends
+  info           Show what the server is and holds
+  import         Append CloudEvents from a file
+  export         Write events to a file as CloudEvents
+  retention      Set what is kept; also: truncate, delete, tombstone, compact
+  verify         Check the whole history; also: backup, repair
+  help           Explain a command: annals help append
 
 Quickstart
   annals serve &
@@ -79,6 +84,8 @@ enum Command {
     Append(append::AppendArgs),
     Read(read::ReadArgs),
     Tail(tail::TailArgs),
+    Subscriptions(subscriptions::SubscriptionsArgs),
+    Groups(groups::GroupsArgs),
     Streams(streams::StreamsArgs),
     Search(search::SearchArgs),
     Correlation(correlation::CorrelationArgs),
@@ -131,6 +138,8 @@ fn client(command: Command) -> Result<(), CliError> {
             Command::Append(args) => append::run(args).await,
             Command::Read(args) => read::run(args).await,
             Command::Tail(args) => tail::run(args).await,
+            Command::Subscriptions(args) => subscriptions::run(args).await,
+            Command::Groups(args) => groups::run(args).await,
             Command::Streams(args) => streams::run(args).await,
             Command::Search(args) => search::run(args).await,
             Command::Correlation(args) => correlation::run(args).await,

@@ -228,7 +228,7 @@ pub fn time(time: Option<&prost_types::Timestamp>) -> String {
 }
 
 /// Position, when it happened, stream@version, type, data, and what else it carries.
-fn event_line(event: &RecordedEvent, palette: &Palette) -> String {
+pub fn event_line(event: &RecordedEvent, palette: &Palette) -> String {
     let Palette { dim, stream, event_type } = palette;
     let mut line = format!(
         "{dim}{:>8}  {}{dim:#}  {stream}{}@{}{stream:#}  {event_type}{}{event_type:#}",

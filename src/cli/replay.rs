@@ -55,9 +55,17 @@ fn parse_speed(text: &str) -> Result<f64, String> {
 }
 
 fn parse_pause(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|pause| match pause {
+        Duration { seconds: 0, nanos: 0 } => Err("a pause is longer than 0".to_owned()),
+        pause => Ok(pause),
+    })
+}
+
+/// `500ms`, `10s`, `5m`, `1h` or `1d`; never negative.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let millis = UNITS.into_iter().find_map(|(unit, millis)| {
         let number: i64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
-        number.checked_mul(millis).filter(|millis| *millis > 0)
+        number.checked_mul(millis).filter(|millis| *millis >= 0)
     });
     let millis =
         millis.ok_or("a whole number of ms, s, m, h or d is expected, such as 500ms or 10s")?;

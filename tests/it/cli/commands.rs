@@ -43,15 +43,34 @@ fn without_arguments_it_explains_itself_on_one_screen() {
     let text = text(&output.stdout);
     assert!(text.lines().count() <= 24, "{text}");
     for command in [
-        "serve", "append", "read", "tail", "streams", "search", "stats", "info", "import",
-        "export", "verify", "backup", "repair",
+        "serve",
+        "append",
+        "read",
+        "tail",
+        "subscriptions",
+        "groups",
+        "streams",
+        "search",
+        "stats",
+        "info",
+        "import",
+        "export",
+        "verify",
     ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} in\n{text}");
         assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
     }
-    for command in
-        ["explain", "correlation", "replay", "trends", "truncate", "tombstone", "compact"]
-    {
+    for command in [
+        "explain",
+        "correlation",
+        "replay",
+        "trends",
+        "truncate",
+        "tombstone",
+        "compact",
+        "backup",
+        "repair",
+    ] {
         assert!(text.contains(command), "{command} in\n{text}");
         assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
     }
@@ -61,7 +80,7 @@ fn without_arguments_it_explains_itself_on_one_screen() {
 #[test]
 fn a_client_without_a_server_says_how_to_start_one() {
     let (_socket, server) = nobody();
-    for command in ["info", "streams", "read", "tail"] {
+    for command in ["info", "streams", "read", "tail", "subscriptions", "groups"] {
         let output = run(&[command, "--server", &server]);
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
@@ -83,6 +102,25 @@ fn a_wrong_use_ends_with_2_before_any_server_is_asked() {
         &["read", "Payment-1", "--tag", "vip"],
         &["read", "--limit", "0"],
         &["tail", "--after", "1", "--from-start"],
+        &["tail", "--from-time", "yesterday"],
+        &["tail", "--consumer", "c"],
+        &["groups", "nonsense"],
+        &["groups", "show"],
+        &["groups", "create"],
+        &["groups", "create", "g", "--after", "1", "--from-now"],
+        &["groups", "create", "g", "--strategy", "best"],
+        &["groups", "create", "g", "--retries", "1001"],
+        &["groups", "create", "g", "--retry-delay", "-1s"],
+        &["groups", "create", "g", "--window", "0"],
+        &["groups", "update", "g"],
+        &["groups", "update", "g", "--all-events", "--type", "Paid"],
+        &["groups", "move", "g", "--expected-position", "1"],
+        &["groups", "move", "g", "--after", "1"],
+        &["groups", "move", "g", "--expected-position", "1", "--after", "1", "--skip", "2"],
+        &["groups", "parked", "g", "--limit", "0"],
+        &["groups", "replay", "g", "1", "--first", "1"],
+        &["groups", "drop", "g"],
+        &["groups", "drop", "g", "1", "--all"],
         &["info", "--server", "https://127.0.0.1:2113"],
         &["serve", "--listen", "nowhere"],
         &["retention", "set", "Payment-1"],

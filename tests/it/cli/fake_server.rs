@@ -19,6 +19,7 @@ use annals::wire::{
         TruncateStreamRequest, TruncateStreamResponse,
         append_stream_response::Result as Answer,
         command_service_server::{CommandService, CommandServiceServer},
+        consume_request, consume_response,
         recorded_event::Data,
         subscribe_request::Start,
         subscribe_response::Message,
@@ -33,21 +34,37 @@ use super::commands::annals;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers each subscription with the next script, then says nothing more; refuses and repeats appends
-/// by their event's type.
+/// Answers each subscription and each consumer with the next script, then says nothing more; each other
+/// call of the service with its next answer; refuses and repeats appends by their event's type.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<State>>);
+pub struct Fake(pub Arc<Mutex<State>>);
 
 #[derive(Default)]
-struct State {
-    scripts: Vec<Vec<Result<Message, Status>>>,
-    starts: Vec<Option<Start>>,
+pub struct State {
+    pub scripts: Vec<Vec<Result<Message, Status>>>,
+    pub subscribed: Vec<SubscribeRequest>,
+    pub watched: Vec<v1::WatchSubscriptionsResponse>,
+    pub deliveries: Vec<Vec<Result<consume_response::Message, Status>>>,
+    /// What each consumer has said.
+    pub consumers: Vec<Vec<consume_request::Message>>,
+    pub answers: Answers,
+    pub asked: Asked,
     appended: Vec<(String, String)>,
 }
 
-/// The service, in which all calls but `Subscribe` are not there.
+/// The service; a call without an answer is not there.
 macro_rules! subscriptions {
     ($($call:ident: $request:ident => $response:ident;)*) => {
+        #[derive(Default)]
+        pub struct Answers {
+            $(pub $call: Vec<v1::$response>,)*
+        }
+
+        #[derive(Default)]
+        pub struct Asked {
+            $(pub $call: Vec<v1::$request>,)*
+        }
+
         #[tonic::async_trait]
         impl SubscriptionService for Fake {
             type SubscribeStream = Messages<SubscribeResponse>;
@@ -73,21 +90,28 @@ macro_rules! subscriptions {
                 &self,
                 _: Request<v1::WatchSubscriptionsRequest>,
             ) -> Result<Response<Self::WatchSubscriptionsStream>, Status> {
-                Err(Status::unimplemented("watch_subscriptions"))
+                let changes = std::mem::take(&mut self.0.lock().unwrap().watched);
+                let changes = tokio_stream::iter(changes.into_iter().map(Ok));
+                Ok(Response::new(Box::pin(changes.chain(tokio_stream::pending()))))
             }
 
             async fn consume(
                 &self,
-                _: Request<Streaming<v1::ConsumeRequest>>,
+                request: Request<Streaming<v1::ConsumeRequest>>,
             ) -> Result<Response<Self::ConsumeStream>, Status> {
-                Err(Status::unimplemented("consume"))
+                Ok(Response::new(self.deliver(request.into_inner())))
             }
 
             $(async fn $call(
                 &self,
-                _: Request<v1::$request>,
+                request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
-                Err(Status::unimplemented(stringify!($call)))
+                let mut state = self.0.lock().unwrap();
+                state.asked.$call.push(request.into_inner());
+                if state.answers.$call.is_empty() {
+                    return Err(Status::unimplemented(stringify!($call)));
+                }
+                Ok(Response::new(state.answers.$call.remove(0)))
             })*
         }
     };
@@ -111,7 +135,7 @@ subscriptions! {
 impl Fake {
     fn play(&self, request: &SubscribeRequest) -> Messages<SubscribeResponse> {
         let mut state = self.0.lock().unwrap();
-        state.starts.push(request.start);
+        state.subscribed.push(request);
         let script = state.scripts.remove(0);
         let messages = script.into_iter().map(|message| {
             let response =
@@ -119,6 +143,29 @@ impl Fake {
             message.map(response)
         });
         Box::pin(tokio_stream::iter(messages).chain(tokio_stream::pending()))
+    }
+
+    /// Ends when the consumer does.
+    fn deliver(
+        &self,
+        mut requests: Streaming<v1::ConsumeRequest>,
+    ) -> Messages<v1::ConsumeResponse> {
+        let mut locked = self.0.lock().unwrap();
+        let script = locked.deliveries.remove(0).into_iter();
+        let number = locked.consumers.len();
+        locked.consumers.push(Vec::new());
+        let state = Arc::clone(&self.0);
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                state.lock().unwrap().consumers[number].extend(request.message);
+            }
+            drop(end);
+        });
+        let messages = script
+            .map(|message| message.map(|message| v1::ConsumeResponse { message: Some(message) }));
+        let ended = futures_util::stream::once(ended).filter_map(|_| None);
+        Box::pin(tokio_stream::iter(messages).chain(ended))
     }
 }
 
@@ -199,6 +246,32 @@ impl CommandService for Fake {
 }
 
 impl Fake {
+    pub fn scripted(script: impl FnOnce(&mut State)) -> Self {
+        let fake = Self::default();
+        script(&mut fake.0.lock().unwrap());
+        fake
+    }
+
+    /// Runs the binary against it: the exit code, stdout and stderr.
+    pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = against(self.clone(), arguments, |child| child.wait_with_output().unwrap());
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), stdout, stderr)
+    }
+
+    /// What a command that never ends prints first, and on stderr; then its pipe is closed, which ends it.
+    pub fn lines(&self, arguments: &[&str], count: usize) -> (Vec<String>, String) {
+        against(self.clone(), arguments, move |mut child| {
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let first = lines.by_ref().take(count).map(Result::unwrap).collect();
+            drop(lines);
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            (first, String::from_utf8(output.stderr).unwrap())
+        })
+    }
+
     async fn start(self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -212,7 +285,7 @@ impl Fake {
 }
 
 /// Runs the binary against a fake, and hands back what `drive` made of it and what the fake saw.
-fn against<T: Send + 'static>(
+pub fn against<T: Send + 'static>(
     fake: Fake,
     arguments: &[&str],
     drive: impl FnOnce(Child) -> T + Send + 'static,
@@ -227,19 +300,20 @@ fn against<T: Send + 'static>(
     result
 }
 
-fn event(position: u64) -> Message {
-    Message::Events(EventBlock {
-        events: vec![RecordedEvent {
-            position,
-            version: position,
-            stream: "Payment-1".to_owned(),
-            r#type: "Paid".to_owned(),
-            data: Some(Data::Text("{\"a\":1}".to_owned())),
-            metadata: BTreeMap::new(),
-            ..RecordedEvent::default()
-        }],
-        ..EventBlock::default()
-    })
+pub fn event(position: u64) -> RecordedEvent {
+    RecordedEvent {
+        position,
+        version: position,
+        stream: "Payment-1".to_owned(),
+        r#type: "Paid".to_owned(),
+        data: Some(Data::Text("{\"a\":1}".to_owned())),
+        metadata: BTreeMap::new(),
+        ..RecordedEvent::default()
+    }
+}
+
+fn sent(position: u64) -> Message {
+    Message::Events(EventBlock { events: vec![event(position)], ..EventBlock::default() })
 }
 
 fn confirmed(after: u64) -> Message {
@@ -253,9 +327,9 @@ fn a_broken_tail_goes_on_after_the_last_event_it_printed_until_its_pipe_is_close
     let fake = Fake::default();
     let caught_up = Message::CaughtUp(CaughtUp { position: 6 });
     fake.0.lock().unwrap().scripts = vec![
-        vec![Ok(confirmed(4)), Ok(event(5)), Ok(event(6)), Err(Status::unavailable("stops"))],
+        vec![Ok(confirmed(4)), Ok(sent(5)), Ok(sent(6)), Err(Status::unavailable("stops"))],
         vec![Ok(confirmed(6)), Ok(caught_up), Err(Status::unavailable("stops again"))],
-        vec![Ok(confirmed(6)), Ok(event(7))],
+        vec![Ok(confirmed(6)), Ok(sent(7))],
     ];
     let state = Arc::clone(&fake.0);
     let (positions, code, stderr) = against(fake, &["tail", "--json"], |mut tail| {
@@ -273,10 +347,27 @@ fn a_broken_tail_goes_on_after_the_last_event_it_printed_until_its_pipe_is_close
     assert_eq!(positions, [5, 6, 7]);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stderr.contains("caught up at position 6\n"), "{stderr}");
-    assert_eq!(
-        state.lock().unwrap().starts,
-        [Some(Start::FromNow(())), Some(Start::After(6)), Some(Start::After(6))]
-    );
+    let subscribed = &state.lock().unwrap().subscribed;
+    let starts: Vec<_> = subscribed.iter().map(|request| request.start.unwrap()).collect();
+    assert_eq!(starts, [Start::FromNow(()), Start::After(6), Start::After(6)]);
+    assert!(subscribed.iter().all(|request| request.name == "annals tail"));
+}
+
+#[test]
+fn a_tail_that_begins_at_a_time_goes_on_where_it_was() {
+    let fake = Fake::scripted(|state| {
+        state.scripts = vec![
+            vec![Ok(confirmed(4)), Err(Status::unavailable("stops"))],
+            vec![Ok(confirmed(4)), Ok(sent(5))],
+        ];
+    });
+    let (lines, _) = fake.lines(&["tail", "--from-time", "1970-01-02"], 1);
+    assert!(lines[0].contains("Payment-1@5"), "{lines:?}");
+    let subscribed = &fake.0.lock().unwrap().subscribed;
+    let at = Some(prost_types::Timestamp { seconds: 86_400, nanos: 0 });
+    let from_time = v1::StartTime { at, time_base: v1::TimeBase::Occurred.into() };
+    assert_eq!(subscribed[0].start, Some(Start::FromTime(from_time)));
+    assert_eq!(subscribed[1].start, Some(Start::After(4)));
 }
 
 #[test]
