@@ -302,17 +302,15 @@ fn parked_events_come_again_or_are_dropped_those_that_are_named_or_all() {
 
 // --- Their events --------------------------------------------------------------------------------
 
-type Delivery = Result<Message, Status>;
-
-fn confirmed() -> Delivery {
-    Ok(Message::Confirmed(ConsumeConfirmed::default()))
+fn confirmed() -> Message {
+    Message::Confirmed(ConsumeConfirmed::default())
 }
 
-fn delivered(events: &[(u64, u32)]) -> Delivery {
+fn delivered(events: &[(u64, u32)]) -> Message {
     let (events, deliveries): (Vec<_>, _) =
         events.iter().map(|(at, times)| (event(*at), *times)).unzip();
     let batch = Some(EventBlock { events, ..EventBlock::default() });
-    Ok(Message::Events(DeliveredEvents { batch, deliveries }))
+    Message::Events(DeliveredEvents { batch, deliveries })
 }
 
 fn start(consumer: &str) -> consume_request::Message {
@@ -329,8 +327,9 @@ fn ack(positions: &[u64]) -> consume_request::Message {
 
 #[test]
 fn a_tail_of_a_group_acknowledges_what_it_has_printed_and_marks_what_came_again() {
-    let late = Ok(Message::NotInFlight(NotInFlight { positions: vec![5] }));
-    let script = vec![confirmed(), delivered(&[(5, 1), (8, 3)]), late, delivered(&[(9, 1)])];
+    let late = Message::NotInFlight(NotInFlight { positions: vec![5] });
+    let script =
+        vec![Ok(confirmed()), Ok(delivered(&[(5, 1), (8, 3)])), Ok(late), Ok(delivered(&[(9, 1)]))];
     let fake = Fake::scripted(|state| state.deliveries = vec![script]);
     let (lines, stderr) = fake.lines(&["tail", "--group", "billing"], 3);
     assert_eq!(
@@ -352,9 +351,9 @@ fn a_tail_of_a_group_whose_connection_breaks_takes_events_again() {
     let stops = || Err(Status::unavailable("stops"));
     let fake = Fake::scripted(|state| {
         state.deliveries = vec![
-            vec![confirmed(), delivered(&[(5, 1)]), stops()],
-            vec![confirmed(), stops()],
-            vec![confirmed(), delivered(&[(5, 2), (6, 1)])],
+            vec![Ok(confirmed()), Ok(delivered(&[(5, 1)])), stops()],
+            vec![Ok(confirmed()), stops()],
+            vec![Ok(confirmed()), Ok(delivered(&[(5, 2), (6, 1)]))],
         ];
     });
     let tail = ["tail", "--group", "billing", "--consumer", "me", "--json"];
@@ -378,8 +377,9 @@ fn a_tail_of_a_group_whose_connection_breaks_takes_events_again() {
 #[test]
 fn a_tail_of_a_group_that_is_interrupted_ends_well() {
     use rustix::process::{Pid, Signal, kill_process};
-    let fake =
-        Fake::scripted(|state| state.deliveries = vec![vec![confirmed(), delivered(&[(5, 1)])]]);
+    let fake = Fake::scripted(|state| {
+        state.deliveries = vec![vec![Ok(confirmed()), Ok(delivered(&[(5, 1)]))]];
+    });
     let state = Arc::clone(&fake.0);
     let code = against(fake, &["tail", "--group", "billing"], |mut tail| {
         let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
