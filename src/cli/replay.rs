@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_has_a_unit() {
+    fn a_pause_has_a_unit_and_a_length() {
         let pause = |text| parse_pause(text).map(|it| (it.seconds, it.nanos));
         assert_eq!(pause("1500ms"), Ok((1, 500_000_000)));
         assert_eq!(
@@ -157,6 +157,8 @@ mod tests {
         for bad in ["", "s", "0s", "-1s", "1.5s", "10", "9223372036854775807d"] {
             assert!(parse_pause(bad).is_err(), "{bad}");
         }
+        assert_eq!(parse_duration("0s"), Ok(Duration::default()));
+        assert!(parse_duration("-1s").is_err());
     }
 
     #[test]

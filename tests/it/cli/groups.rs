@@ -125,7 +125,7 @@ fn a_group_is_shown_with_its_settings_and_its_consumers() {
         "  at most         1 min 0 s\n",
         "parked keys wait  yes\n",
         "consumers         at most 100\n",
-        "\n\nconsumer  name    peer                  in flight  delivered  settled  connected\n",
+        "\n\nconsumer  name    peer                in flight  delivered  settled  connected\n",
         "\n9         worker  127.0.0.1:5  2 of 10 (paused)          0        0  -\n",
     ] {
         assert!(stdout.contains(line), "{line:?} in\n{stdout}");

@@ -54,7 +54,7 @@ fn every_page_is_one_table() {
     assert_eq!(
         lines,
         [
-            "kind          id       who                      position              behind   rate  \
+            "kind          id       who                      position            behind   rate  \
              state        filter       last error",
             "group         billing  3 consumers                     7  1 200, 1 min 1 s  1.5/s  \
              catching up  type=Paid    no\\u{1b}room",
