@@ -7,7 +7,7 @@ use super::output::{Output, cut};
 /// Two spaces between the columns.
 const GAP: &str = "  ";
 
-/// A column's title and the side where its cells begin.
+/// A column: its title, and what its cells are. Text stands left, numbers right.
 #[derive(Clone, Copy)]
 pub enum Column {
     /// Of text, and of so many characters at most: the rest is cut off.
