@@ -6,6 +6,7 @@ mod config;
 mod data_directory;
 mod fake_server;
 mod groups;
+mod groups_real;
 mod import_file;
 mod made_history;
 mod queries;
