@@ -14,6 +14,7 @@ mod explain;
 mod filtered;
 mod follow;
 mod format;
+mod groups;
 mod header_limit;
 mod health;
 mod idempotency;

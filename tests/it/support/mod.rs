@@ -1,6 +1,7 @@
 //! A real server on a free port of loopback, and short words for what tests do with it.
 
 pub mod asked;
+pub mod consumer;
 pub mod dice;
 pub mod model;
 pub mod process;
