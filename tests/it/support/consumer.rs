@@ -333,6 +333,11 @@ impl Consumer {
         let _ = within(self.requests.send(ConsumeRequest { message: Some(message) })).await;
     }
 
+    /// Sends a message without content.
+    pub async fn say_nothing(&self) {
+        within(self.requests.send(ConsumeRequest { message: None })).await.unwrap();
+    }
+
     pub async fn ack(&self, positions: impl Into<Vec<u64>>) {
         self.say(Says::Ack(Ack { positions: positions.into(), up_to: 0 })).await;
     }

@@ -61,8 +61,12 @@ fn check_unknown(what: &str, refusal: &Status) {
 async fn a_new_group_has_every_default_written_out_and_nothing_done() {
     let store = TestStore::start().await;
     let groups = store.groups();
-    for settings in [None, Some(GroupSettings::default()), Some(defaults())] {
-        let name = format!("with {settings:?}")[..10].to_owned();
+    for (name, settings) in [
+        ("unset", None),
+        ("empty", Some(GroupSettings::default())),
+        ("all", Some(defaults())),
+    ] {
+        let name = name.to_owned();
         let request =
             CreateGroupRequest { group: name.clone(), settings, ..CreateGroupRequest::default() };
         let made = groups.create(request).await.unwrap();
