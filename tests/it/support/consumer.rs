@@ -295,6 +295,15 @@ impl Consumer {
         self.delivered.pop_front().unwrap()
     }
 
+    /// The next event of one of two consumers, which may not have any yet.
+    pub async fn either(first: &mut Self, second: &mut Self) -> Delivered {
+        // What is being decoded stays in the stream when its future is dropped.
+        tokio::select! {
+            delivered = first.delivered() => delivered,
+            delivered = second.delivered() => delivered,
+        }
+    }
+
     /// The positions of the next events.
     pub async fn positions(&mut self, count: usize) -> Vec<u64> {
         let mut positions = Vec::with_capacity(count);

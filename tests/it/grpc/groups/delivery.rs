@@ -1,6 +1,6 @@
 //! Who gets which events, and how many at once.
 
-use annals::wire::proto::v1::{ConsumeStart, GroupSettings, GroupStrategy};
+use annals::wire::proto::v1::{ConsumeStart, GroupSettings, GroupStrategy, NewEvent};
 
 use crate::support::{
     ANY, TestStore,
@@ -24,15 +24,13 @@ async fn one_consumer_gets_every_event_once_and_in_order_with_all_that_it_says()
     let mut consumer = groups.consume(consumer("mail", "")).await.unwrap();
     let mut seen = Vec::new();
     for round in 0..10_u64 {
-        for stream in ["Payment-1", "Order-1", "$no"] {
-            let tagged = annals::wire::proto::v1::NewEvent {
+        for stream in ["Payment-1", "Order-1"] {
+            let tagged = NewEvent {
                 tags: vec![format!("tag{round}")],
                 correlation_id: "c".to_owned(),
                 ..event("Paid")
             };
-            if !stream.starts_with('$') {
-                store.append(stream, ANY, [tagged.clone(), event("Noted")]).await.unwrap();
-            }
+            store.append(stream, ANY, [tagged, event("Noted")]).await.unwrap();
         }
         for _ in 0..4 {
             let delivered = consumer.delivered().await;

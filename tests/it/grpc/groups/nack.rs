@@ -154,7 +154,7 @@ async fn one_nack_may_name_many_events() {
     let mut consumer = groups.consume(consumer("mail", "")).await.unwrap();
     let events = store.fill("Payment-1", 9).await;
     assert_eq!(consumer.positions(9).await, events);
-    // The last three are nobody's yet.
+    // The last two do not exist.
     consumer.park([&events[..3], &[events[8] + 100, events[8] + 101]].concat()).await;
     let mut told = consumer.not_in_flight().await;
     told.sort_unstable();
