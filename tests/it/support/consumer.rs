@@ -295,15 +295,6 @@ impl Consumer {
         self.delivered.pop_front().unwrap()
     }
 
-    /// The next event of one of two consumers, which may not have any yet.
-    pub async fn either(first: &mut Self, second: &mut Self) -> Delivered {
-        // What is being decoded stays in the stream when its future is dropped.
-        tokio::select! {
-            delivered = first.delivered() => delivered,
-            delivered = second.delivered() => delivered,
-        }
-    }
-
     /// The positions of the next events.
     pub async fn positions(&mut self, count: usize) -> Vec<u64> {
         let mut positions = Vec::with_capacity(count);
@@ -319,12 +310,14 @@ impl Consumer {
         assert_eq!((next.event.position, next.deliveries), (position, deliveries));
     }
 
-    /// What could not be settled. Nothing else but heartbeats may come before.
+    /// What could not be settled. Events that come before are kept.
     pub async fn not_in_flight(&mut self) -> Vec<u64> {
-        assert!(self.delivered.is_empty(), "{:?}", self.delivered);
-        match self.next().await.unwrap() {
-            Message::NotInFlight(not_in_flight) => not_in_flight.positions,
-            other => panic!("it was settled: {other:?}"),
+        loop {
+            match self.next().await.unwrap() {
+                Message::NotInFlight(not_in_flight) => return not_in_flight.positions,
+                Message::Events(events) => self.delivered.extend(unpack(events)),
+                other => panic!("it was settled: {other:?}"),
+            }
         }
     }
 
