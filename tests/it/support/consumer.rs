@@ -24,12 +24,14 @@ pub fn millis(count: i32) -> Duration {
 
 pub const HOUR: Duration = Duration { seconds: 3600, nanos: 0 };
 
-/// Settings under which nothing happens by itself: nobody is timed out, nothing is tried again.
+/// Settings under which nothing happens by itself: nobody is timed out, nothing is tried again, and no
+/// checkpoint is written that a group's position would pass.
 pub fn patient() -> GroupSettings {
     GroupSettings {
         message_timeout: Some(HOUR),
         retry_delay: Some(HOUR),
         retry_delay_max: Some(HOUR),
+        checkpoint_interval: Some(HOUR),
         ..GroupSettings::default()
     }
 }

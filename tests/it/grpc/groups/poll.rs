@@ -81,7 +81,8 @@ async fn a_poll_waits_for_the_first_event_but_no_longer_than_told() {
         let groups = groups.clone();
         async move { poll(&groups, waiting(asking("a", 5))).await }
     });
-    groups.until("mail", |info| info.consumer_count == 1).await;
+    // A call that is answered on the same server was behind it, or it is not there yet: both are right.
+    store.info().await;
     let events = store.fill("Payment-1", 1).await;
     let answer = within(task).await.unwrap();
     assert_eq!((answer[0].event.position, answer[0].deliveries), (events[0], 1));
