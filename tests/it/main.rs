@@ -7,6 +7,7 @@ mod compaction;
 mod crash;
 mod evict;
 mod filter_model;
+mod groups_chaos;
 mod grpc;
 mod indexes;
 mod paused_time;

@@ -1,8 +1,9 @@
-//! A server in a process of its own, for what a process has: its memory.
+//! A server in a process of its own, for what a process has: its memory, and a death of its own.
 
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -15,7 +16,16 @@ pub struct Process {
 impl Process {
     /// Starts the built binary, and waits until it listens.
     pub fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_annals"))
+        Self::start_with(&mut Command::new(env!("CARGO_BIN_EXE_annals")))
+    }
+
+    /// The same on a data directory.
+    pub fn start_on(data: &Path) -> Self {
+        Self::start_with(Command::new(env!("CARGO_BIN_EXE_annals")).env("ANNALS_DATA", data))
+    }
+
+    fn start_with(command: &mut Command) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .stderr(Stdio::piped())
             .spawn()

@@ -69,7 +69,7 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cut: &Cancella
 async fn what_a_consumer_has_whose_connection_is_cut_goes_to_another_one() {
     let store = TestStore::start_with(|config| {
         config.keep_alive_interval = Duration::from_millis(200);
-        config.keep_alive_timeout = Duration::from_millis(200);
+        config.keep_alive_timeout = Duration::from_millis(500);
     })
     .await;
     let groups = store.groups();
