@@ -105,11 +105,15 @@ fn two_events_of_a_key_at_once_are_a_fault_where_they_are_ordered() {
     assert!(faults.contains(&Fault::TwoOfAKey { positions: (1, 2), first: 0, second: 1 }));
     assert!(faults.contains(&Fault::TooEarly { position: 2, open: 1, fact: 1 }));
     // A parked one that is replayed is one of its key, too.
-    let replayed = [got(1, 1), said(1, 1, Outcome::Park), got(1, 2), got(2, 1), ack(1, 2), ack(2, 1)];
+    let replayed =
+        [got(1, 1), said(1, 1, Outcome::Park), got(1, 2), got(2, 1), ack(1, 2), ack(2, 1)];
     let faults = check(&replayed, 3..=5, ORDERED);
     assert_eq!(faults, [Fault::TwoOfAKey { positions: (2, 1), first: 2, second: 3 }]);
     // Keys do not wait for each other, nor does an event without one.
-    assert_eq!(check(&[got(1, 1), got(1, 4), got(2, 5), ack(1, 1), ack(1, 4), ack(2, 5)], 2..=3, ORDERED), []);
+    assert_eq!(
+        check(&[got(1, 1), got(1, 4), got(2, 5), ack(1, 1), ack(1, 4), ack(2, 5)], 2..=3, ORDERED),
+        []
+    );
 }
 
 #[test]
@@ -151,14 +155,24 @@ fn past_a_parked_event_its_key_goes_on_only_where_it_is_not_held_back() {
 #[test]
 fn an_event_that_comes_first_after_a_later_one_of_its_key_is_a_fault_in_one_life_of_the_server() {
     // Both were handled in the life before; then the second one comes first.
-    let back = [handled([1, 2]), vec![Fact::Killed, got(1, 2), ack(1, 2), got(1, 1), ack(1, 1)]].concat();
+    let back =
+        [handled([1, 2]), vec![Fact::Killed, got(1, 2), ack(1, 2), got(1, 1), ack(1, 1)]].concat();
     assert_eq!(check(&back, 3..=5, ORDERED), [Fault::Back { position: 1, after: 2, fact: 7 }]);
     let in_order = [handled([1, 2]), vec![Fact::Killed], handled([1, 2])].concat();
     assert_eq!(check(&in_order, 3..=5, ORDERED), []);
-    let killed_again = [handled([1, 2]), vec![Fact::Killed], handled([2]), vec![Fact::Killed], handled([1])];
+    let killed_again =
+        [handled([1, 2]), vec![Fact::Killed], handled([2]), vec![Fact::Killed], handled([1])];
     assert_eq!(check(&killed_again.concat(), 3..=5, ORDERED), []);
     // A parked one that is replayed comes when it comes, unless the key is held back.
-    let parked = [got(1, 1), said(1, 1, Outcome::Park), Fact::Killed, got(1, 2), ack(1, 2), got(1, 1), ack(1, 1)];
+    let parked = [
+        got(1, 1),
+        said(1, 1, Outcome::Park),
+        Fact::Killed,
+        got(1, 2),
+        ack(1, 2),
+        got(1, 1),
+        ack(1, 1),
+    ];
     assert_eq!(check(&parked, 3..=5, ORDERED), []);
     let faults = check(&parked, 3..=5, HOLDING);
     assert!(faults.contains(&Fault::Back { position: 1, after: 2, fact: 5 }), "{faults:?}");
@@ -211,8 +225,7 @@ fn where_events_time_out_only_the_beginning_of_that_time_is_judged() {
             at(until, Fact::Stalled { since: Duration::from_millis(until.saturating_sub(100)) })
         });
         let facts = [at(second, got(2, 5)), at(8000, ack(2, 5))];
-        let history: Vec<_> =
-            [first].into_iter().chain(facts).chain(rest()).chain(stall).collect();
+        let history: Vec<_> = [first].into_iter().chain(facts).chain(rest()).chain(stall).collect();
         let mut history = history;
         history.sort_by_key(|noted| noted.at);
         faults(&history, &log(), rules)

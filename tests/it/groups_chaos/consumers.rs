@@ -117,7 +117,7 @@ impl Call<'_> {
             Outcome::Park => NackAction::Park,
             Outcome::Retry => NackAction::Retry,
         };
-        let wait = dice.filter(|dice| dice.once_in(2)).map(|dice| dice.below(40));
+        let wait = dice.and_then(|dice| dice.once_in(2).then(|| dice.below(40)));
         let nack = Nack {
             positions,
             action: action.into(),

@@ -91,7 +91,7 @@ async fn no_event_is_forgotten_and_keys_stay_in_order_whatever_consumers_do_and_
     let data = tempfile::tempdir().unwrap();
     let run = Arc::new(Run::default());
     let groups = groups(&run);
-    run.start(data.path(), &groups);
+    run.start(data.path());
     for group in &groups {
         group.create().await;
     }
@@ -105,13 +105,17 @@ async fn no_event_is_forgotten_and_keys_stay_in_order_whatever_consumers_do_and_
     tasks.spawn(run::watch_the_clock(Arc::clone(&run), groups.clone()));
     let mut others = tokio::task::JoinSet::new();
     for writer in 0..2 {
-        others.spawn(run::write(Arc::clone(&run), groups.len() as u64, Dice::new(SEED ^ (2 + writer))));
+        others.spawn(run::write(
+            Arc::clone(&run),
+            groups.len() as u64,
+            Dice::new(SEED ^ (2 + writer)),
+        ));
     }
     others.spawn(run::operate(Arc::clone(&run), groups.clone(), Dice::new(SEED ^ 9)));
     for _ in 0..KILLS {
         run.progress_by(300 + dice.below(900)).await;
         run.kill(&groups);
-        run.start(data.path(), &groups);
+        run.start(data.path());
     }
     run.progress_by(500).await;
 
@@ -141,7 +145,8 @@ async fn no_event_is_forgotten_and_keys_stay_in_order_whatever_consumers_do_and_
         let log = log_of(group, &events);
         let history = group.history();
         group.assert_what_was_delivered_is_in(&events);
-        let count = |wanted: fn(&Fact) -> bool| history.iter().filter(|it| wanted(&it.fact)).count();
+        let count =
+            |wanted: fn(&Fact) -> bool| history.iter().filter(|it| wanted(&it.fact)).count();
         let delivered = count(|fact| matches!(fact, Fact::Delivered { .. }));
         let refused = count(|fact| matches!(fact, Fact::Refused { .. }));
         let closed = count(|fact| matches!(fact, Fact::Closed { .. }));

@@ -18,12 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::checker::{Fact, Fault, Noted, Rules};
 use crate::support::{
-    append_request,
-    asked::of_types,
-    connect,
-    consumer::Groups,
-    dice::Dice,
-    endpoint, event, process::Process, queries, within,
+    append_request, asked::of_types, connect, consumer::Groups, dice::Dice, endpoint, event,
+    process::Process, queries, within,
 };
 
 /// The type of the events that the groups are about.
@@ -68,7 +64,7 @@ impl Default for Run {
 }
 
 impl Run {
-    pub fn start(&self, data: &Path, _: &[Arc<Group>]) {
+    pub fn start(&self, data: &Path) {
         let process = tokio::task::block_in_place(|| Process::start_on(data));
         let address = Some(process.address);
         *self.server.lock().unwrap() = Some(process);
@@ -147,8 +143,7 @@ impl Group {
         settings: GroupSettings,
         rules: Rules,
     ) -> Self {
-        let known =
-            Known { begun: run.begun, life: 0, history: Vec::new(), ids: HashMap::new() };
+        let known = Known { begun: run.begun, life: 0, history: Vec::new(), ids: HashMap::new() };
         Self { run, name: name.to_owned(), strategy, settings, rules, known: Mutex::new(known) }
     }
 
@@ -264,8 +259,7 @@ impl Group {
         let mut all = Vec::new();
         loop {
             let after = all.last().copied().unwrap_or(0);
-            let request =
-                ListParkedRequest { group: self.name.clone(), after, page_size: 100 };
+            let request = ListParkedRequest { group: self.name.clone(), after, page_size: 100 };
             let page = groups.list_parked(request).await.unwrap();
             all.extend(page.parked.iter().map(|parked| parked.position));
             if !page.more {
@@ -278,9 +272,7 @@ impl Group {
     pub async fn replay_all_that_is_parked(&self) {
         let groups = self.run.groups().await;
         groups.replay_parked(&self.name, &[]).await;
-        groups
-            .until(&self.name, |info| info.parked_count == 0 && info.in_flight_count == 0)
-            .await;
+        groups.until(&self.name, |info| info.parked_count == 0 && info.in_flight_count == 0).await;
         assert!(self.all_parked().await.is_empty());
     }
 }
@@ -364,7 +356,11 @@ pub async fn operate(run: Arc<Run>, groups: Vec<Arc<Group>>, mut dice: Dice) {
             continue;
         };
         let client = Groups::new(channel);
-        while step(&client, life.number, dice.pick(&groups), &mut dice).await {
+        loop {
+            let group = Arc::clone(dice.pick(&groups));
+            if !step(&client, life.number, &group, &mut dice).await {
+                break;
+            }
             tokio::select! {
                 biased;
                 () = run.busy.cancelled() => return,
@@ -388,11 +384,8 @@ async fn step(client: &Groups, life: u32, group: &Group, dice: &mut Dice) -> boo
     if listed.is_empty() {
         return group.lives(life);
     }
-    let some: Vec<_> = listed
-        .iter()
-        .filter(|_| dice.once_in(2))
-        .map(|parked| parked.position)
-        .collect();
+    let some: Vec<_> =
+        listed.iter().filter(|_| dice.once_in(2)).map(|parked| parked.position).collect();
     let done = match dice.below(5) {
         0 if !some.is_empty() => {
             if !group.note(life, Fact::Dropped { positions: some.clone() }) {

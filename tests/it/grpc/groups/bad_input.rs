@@ -112,8 +112,7 @@ async fn a_bad_group_is_refused_by_the_name_of_its_field_and_not_made() {
     let store = TestStore::start().await;
     let groups = store.groups();
     let make = |name: &str| group(name, patient());
-    let filtered =
-        |filters| CreateGroupRequest { filters, ..group("mail", patient()) };
+    let filtered = |filters| CreateGroupRequest { filters, ..group("mail", patient()) };
     let from_time = |seconds, nanos| CreateGroupRequest {
         start: Some(Start::FromTime(Timestamp { seconds, nanos })),
         ..group("mail", patient())
@@ -151,11 +150,8 @@ async fn a_bad_update_is_refused_by_the_name_of_its_field_and_changes_nothing() 
     let (store, groups) = with_mail().await;
     let before = groups.info("mail").await;
     for (what, bad, fields) in bad_settings() {
-        let request = UpdateGroupRequest {
-            group: "mail".to_owned(),
-            settings: Some(bad),
-            filters: None,
-        };
+        let request =
+            UpdateGroupRequest { group: "mail".to_owned(), settings: Some(bad), filters: None };
         check(what, &groups.update(request).await.unwrap_err(), fields);
     }
     let request = UpdateGroupRequest {
@@ -251,8 +247,7 @@ async fn a_bad_call_is_refused_by_the_name_of_its_field() {
     check("groups", &groups.list(page(1001, "")).await.unwrap_err(), &["page_size"]);
     check("token", &groups.list(page(0, "\u{1}no")).await.unwrap_err(), &["page_token"]);
 
-    let request =
-        SetGroupPositionRequest { group: mail(), expected_position: 0, target: None };
+    let request = SetGroupPositionRequest { group: mail(), expected_position: 0, target: None };
     check("no target", &groups.send_position(request).await.unwrap_err(), &["target"]);
 
     let request = ListParkedRequest { group: mail(), after: 0, page_size: 1001 };
@@ -286,7 +281,12 @@ async fn a_bad_poll_or_settle_is_refused_by_the_name_of_its_field() {
         ("no time", PollRequest { wait_max: nanos(-1, 0), ..poll.clone() }, &["wait_max"]),
         (
             "several",
-            PollRequest { consumer: String::new(), events_max: 10_001, wait_max: nanos(99, 0), ..poll },
+            PollRequest {
+                consumer: String::new(),
+                events_max: 10_001,
+                wait_max: nanos(99, 0),
+                ..poll
+            },
             &["consumer", "events_max", "wait_max"],
         ),
     ];
@@ -304,14 +304,24 @@ async fn a_bad_poll_or_settle_is_refused_by_the_name_of_its_field() {
     let nack = |change: &dyn Fn(&mut Nack)| {
         let mut nack = Nack { positions: vec![1], ..Nack::default() };
         change(&mut nack);
-        SettleRequest { nacks: vec![Nack { positions: vec![1], ..Nack::default() }, nack], ..settle.clone() }
+        SettleRequest {
+            nacks: vec![Nack { positions: vec![1], ..Nack::default() }, nack],
+            ..settle.clone()
+        }
     };
     let cases: Vec<Case<SettleRequest>> = vec![
         ("nobody", SettleRequest { consumer: String::new(), ..settle.clone() }, &["consumer"]),
-        ("many acks", SettleRequest { ack: acks(vec![1; 10_001]), ..settle.clone() }, &["ack.positions"]),
+        (
+            "many acks",
+            SettleRequest { ack: acks(vec![1; 10_001]), ..settle.clone() },
+            &["ack.positions"],
+        ),
         (
             "101 nacks",
-            SettleRequest { nacks: vec![Nack { positions: vec![1], ..Nack::default() }; 101], ..settle.clone() },
+            SettleRequest {
+                nacks: vec![Nack { positions: vec![1], ..Nack::default() }; 101],
+                ..settle.clone()
+            },
             &["nacks"],
         ),
         ("many", nack(&|nack| nack.positions = vec![1; 10_001]), &["nacks[1].positions"]),

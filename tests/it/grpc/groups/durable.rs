@@ -103,7 +103,11 @@ async fn what_was_settled_before_a_clean_stop_is_not_delivered_again_and_what_wa
         assert!(events[1] <= info.position && info.position < events[2], "{}", info.position);
         assert_eq!((info.created_at, info.settings), (before.created_at, before.settings));
         let mut next = groups.consume(consumer("mail", "")).await.unwrap();
-        assert_eq!(next.positions(2).await, [events[2], events[4]], "one behind a gap is settled, too");
+        assert_eq!(
+            next.positions(2).await,
+            [events[2], events[4]],
+            "one behind a gap is settled, too"
+        );
         next.expect_nothing().await;
     }
     let mut last = store.groups().consume(consumer("mail", "")).await.unwrap();

@@ -101,10 +101,8 @@ async fn a_consumer_that_only_listens_keeps_what_it_has() {
     .await;
     let groups = store.groups();
     groups.create(group("mail", patient())).await.unwrap();
-    let mut quiet = Groups::new(connect(store.address).await)
-        .consume(consumer("mail", "quiet"))
-        .await
-        .unwrap();
+    let mut quiet =
+        Groups::new(connect(store.address).await).consume(consumer("mail", "quiet")).await.unwrap();
     let events = store.fill("Payment-1", 1).await;
     quiet.expect(events[0], 1).await;
     for _ in 0..3 {

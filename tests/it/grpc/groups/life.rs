@@ -61,11 +61,9 @@ fn check_unknown(what: &str, refusal: &Status) {
 async fn a_new_group_has_every_default_written_out_and_nothing_done() {
     let store = TestStore::start().await;
     let groups = store.groups();
-    for (name, settings) in [
-        ("unset", None),
-        ("empty", Some(GroupSettings::default())),
-        ("all", Some(defaults())),
-    ] {
+    for (name, settings) in
+        [("unset", None), ("empty", Some(GroupSettings::default())), ("all", Some(defaults()))]
+    {
         let name = name.to_owned();
         let request =
             CreateGroupRequest { group: name.clone(), settings, ..CreateGroupRequest::default() };
@@ -121,8 +119,7 @@ async fn the_same_request_is_answered_again_and_another_one_of_that_name_is_refu
     assert_eq!(store.head().await, head, "neither a repeat nor a refusal writes anything");
 
     // What became of the group since does not matter: it was made by this request.
-    let changed =
-        UpdateGroupRequest { settings: Some(others()), ..update("mail") };
+    let changed = UpdateGroupRequest { settings: Some(others()), ..update("mail") };
     groups.update(changed).await.unwrap();
     let again = groups.create(request).await.unwrap();
     assert_eq!((again.created_at, again.settings), (made.created_at, Some(others())));
@@ -214,8 +211,7 @@ async fn groups_are_listed_in_the_order_of_their_names_bytes_page_by_page() {
 async fn an_update_replaces_settings_as_a_whole_and_leaves_what_is_unset() {
     let store = TestStore::start().await;
     let groups = store.groups();
-    let request =
-        CreateGroupRequest { filters: of_types(&["Paid"]), ..group("mail", others()) };
+    let request = CreateGroupRequest { filters: of_types(&["Paid"]), ..group("mail", others()) };
     let made = groups.create(request).await.unwrap();
 
     let same = groups.update(update("mail")).await.unwrap();
@@ -228,14 +224,12 @@ async fn an_update_replaces_settings_as_a_whole_and_leaves_what_is_unset() {
     assert_eq!((&changed.filters, changed.created_at), (&made.filters, made.created_at));
 
     let filters = Some(Filters { filters: of_types(&["Noted"]) });
-    let changed =
-        groups.update(UpdateGroupRequest { filters, ..update("mail") }).await.unwrap();
+    let changed = groups.update(UpdateGroupRequest { filters, ..update("mail") }).await.unwrap();
     assert_eq!(changed.filters, of_types(&["Noted"]));
     assert_eq!(changed.settings, Some(GroupSettings { in_flight_max: 7, ..defaults() }));
 
     let filters = Some(Filters { filters: vec![] });
-    let changed =
-        groups.update(UpdateGroupRequest { filters, ..update("mail") }).await.unwrap();
+    let changed = groups.update(UpdateGroupRequest { filters, ..update("mail") }).await.unwrap();
     assert_eq!(changed.filters, Vec::<Filter>::new());
     let seen = groups.info("mail").await;
     assert_eq!((seen.filters, seen.settings), (changed.filters, changed.settings));
@@ -245,8 +239,7 @@ async fn an_update_replaces_settings_as_a_whole_and_leaves_what_is_unset() {
 async fn other_filters_hold_for_events_that_come_later() {
     let store = TestStore::start().await;
     let groups = store.groups();
-    let request =
-        CreateGroupRequest { filters: of_types(&["Paid"]), ..group("mail", patient()) };
+    let request = CreateGroupRequest { filters: of_types(&["Paid"]), ..group("mail", patient()) };
     groups.create(request).await.unwrap();
     let mut consumer = groups.consume(consumer("mail", "")).await.unwrap();
     let paid = store.append("Payment-1", ANY, ["Noted", "Paid"]).await.unwrap().position;

@@ -93,9 +93,15 @@ async fn a_parked_event_is_not_delivered_again_and_its_reason_is_kept() {
     assert!(info.last_error.contains("the address is wrong"), "{}", info.last_error);
     assert!(info.last_error_at.is_some());
     let parked = groups.parked("mail").await.remove(0);
-    assert_eq!((parked.position, &*parked.reason, parked.deliveries), (events[0], "the address is wrong", 1));
+    assert_eq!(
+        (parked.position, &*parked.reason, parked.deliveries),
+        (events[0], "the address is wrong", 1)
+    );
     assert!(parked.parked_at.is_some() && !parked.held_back && !parked.replaying);
-    assert_eq!(parked.event.unwrap(), store.read_all().await[usize::try_from(events[0] - 1).unwrap()]);
+    assert_eq!(
+        parked.event.unwrap(),
+        store.read_all().await[usize::try_from(events[0] - 1).unwrap()]
+    );
     drop(first);
     let mut second = groups.consume(consumer("mail", "second")).await.unwrap();
     second.expect(events[2], 2).await;
@@ -139,7 +145,10 @@ async fn an_event_that_had_its_last_try_is_parked() {
         }
         groups.until_parked("mail", &events).await;
         let parked = groups.parked("mail").await.remove(0);
-        assert_eq!((parked.deliveries, parked.reason), (retries_max + 1, format!("try {}", retries_max + 1)));
+        assert_eq!(
+            (parked.deliveries, parked.reason),
+            (retries_max + 1, format!("try {}", retries_max + 1))
+        );
         consumer.expect_nothing().await;
         let info = groups.info("mail").await;
         assert_eq!((info.retry_count, info.settled_count, info.events_behind), (0, 0, 0));

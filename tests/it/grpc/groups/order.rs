@@ -224,7 +224,10 @@ async fn what_was_held_back_stays_so_while_the_parked_one_fails_again() {
     consumer.expect_nothing().await;
     let parked = groups.parked("mail").await;
     let held: Vec<_> = parked.iter().map(|it| (it.position, it.held_back, it.replaying)).collect();
-    assert_eq!(held, [(events[0], false, false), (events[1], true, false), (events[2], true, false)]);
+    assert_eq!(
+        held,
+        [(events[0], false, false), (events[1], true, false), (events[2], true, false)]
+    );
     assert_eq!(parked[0].reason, "no again");
     // One that is held back may be dropped before it comes.
     assert_eq!(groups.drop_parked("mail", &events[1..2]).await, 1);

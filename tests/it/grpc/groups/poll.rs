@@ -2,9 +2,7 @@
 
 use std::time::Instant;
 
-use annals::wire::proto::v1::{
-    Ack, GroupSettings, Nack, NackAction, PollRequest, SettleRequest,
-};
+use annals::wire::proto::v1::{Ack, GroupSettings, Nack, NackAction, PollRequest, SettleRequest};
 
 use crate::support::{
     TestStore,
@@ -13,12 +11,7 @@ use crate::support::{
 };
 
 fn asking(name: &str, events_max: u32) -> PollRequest {
-    PollRequest {
-        group: "mail".to_owned(),
-        consumer: name.to_owned(),
-        events_max,
-        wait_max: None,
-    }
+    PollRequest { group: "mail".to_owned(), consumer: name.to_owned(), events_max, wait_max: None }
 }
 
 fn settling(name: &str) -> SettleRequest {
@@ -92,7 +85,8 @@ async fn a_poll_waits_for_the_first_event_but_no_longer_than_told() {
 #[tokio::test]
 async fn what_is_polled_is_to_be_settled_before_the_moment_that_the_answer_tells() {
     use annals::core::clock::{Clock, SystemClock};
-    let (store, groups) = start(GroupSettings { message_timeout: Some(millis(60_000)), ..patient() }).await;
+    let (store, groups) =
+        start(GroupSettings { message_timeout: Some(millis(60_000)), ..patient() }).await;
     store.fill("Payment-1", 1).await;
     let before = SystemClock.now_micros();
     let answer = groups.poll(waiting(asking("a", 1))).await.unwrap();

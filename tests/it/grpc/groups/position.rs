@@ -90,7 +90,8 @@ async fn a_group_cannot_be_moved_beyond_the_head() {
     let (store, groups, _) = with_events(patient()).await;
     let position = groups.info("mail").await.position;
     for beyond in [store.head().await + 1000, u64::MAX] {
-        let refusal = groups.set_position("mail", position, Target::After(beyond)).await.unwrap_err();
+        let refusal =
+            groups.set_position("mail", position, Target::After(beyond)).await.unwrap_err();
         assert_eq!(refusal.code(), Code::OutOfRange);
         assert_eq!(refusal.reason(), "POSITION_BEYOND_HEAD");
     }
@@ -160,7 +161,8 @@ async fn what_is_settled_not_there_or_does_not_match_cannot_be_skipped() {
     first.ack([last - 2]).await;
     let position = groups.until("mail", |it| it.settled_count == 1).await.position;
     for skipped in [last - 2, last - 1, last + 1000, 0, u64::MAX] {
-        let refusal = groups.set_position("mail", position, Target::Skip(skipped)).await.unwrap_err();
+        let refusal =
+            groups.set_position("mail", position, Target::Skip(skipped)).await.unwrap_err();
         assert_eq!(refusal.code(), Code::NotFound, "{skipped}: {refusal}");
         assert_eq!(refusal.reason(), "NOT_UNSETTLED", "{skipped}");
     }

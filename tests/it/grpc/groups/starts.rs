@@ -106,11 +106,8 @@ async fn a_group_gets_what_its_filters_pick_and_nothing_else() {
 async fn the_servers_own_events_are_delivered_only_where_asked_for_and_those_of_groups_never() {
     let store = TestStore::start().await;
     let groups = store.groups();
-    let often =
-        GroupSettings { checkpoint_interval: Some(millis(10)), ..patient() };
-    let prefix = |prefix| {
-        vec![Filter { stream_prefixes: strings(&[prefix]), ..Filter::default() }]
-    };
+    let often = GroupSettings { checkpoint_interval: Some(millis(10)), ..patient() };
+    let prefix = |prefix| vec![Filter { stream_prefixes: strings(&[prefix]), ..Filter::default() }];
     groups.create(group("all", often)).await.unwrap();
     let request = CreateGroupRequest { filters: prefix("$"), ..group("own", often) };
     groups.create(request).await.unwrap();

@@ -154,7 +154,10 @@ async fn a_late_ack_of_an_event_that_only_waits_is_taken() {
 async fn an_event_that_times_out_again_and_again_is_parked() {
     let store = TestStore::start().await;
     let groups = store.groups();
-    groups.create(group("mail", GroupSettings { retries_max: Some(2), ..hasty(100) })).await.unwrap();
+    groups
+        .create(group("mail", GroupSettings { retries_max: Some(2), ..hasty(100) }))
+        .await
+        .unwrap();
     let mut hangs = groups.consume(consumer("mail", "hangs")).await.unwrap();
     let events = store.fill("Payment-1", 1).await;
     for deliveries in 1..=3 {
