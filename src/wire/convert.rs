@@ -214,10 +214,13 @@ fn told(duration: Duration) -> String {
     }
 }
 
-/// A duration that was sent; `None`: it is negative. (prost's own conversion negates it, which the least one
-/// does not survive.)
+/// A duration that was sent; `None`: it is negative, or not one by protobuf's rules. (prost's own conversion negates
+/// it, which the least one does not survive.)
 pub(super) fn duration(sent: prost_types::Duration) -> Option<Duration> {
-    let prost_types::Duration { seconds, nanos } = sent.normalized();
+    if sent != sent.normalized() {
+        return None;
+    }
+    let prost_types::Duration { seconds, nanos } = sent;
     Some(Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?))
 }
 

@@ -158,8 +158,9 @@ impl Groups {
         let v1::DropParkedRequest { group: name, positions, all } = request;
         let mut check = Check::default();
         let name = check.group(At::Root.field("group"), &name);
+        let none = positions.is_empty();
         let positions = check.positions(At::Root.field("positions"), &positions);
-        match (positions.is_empty(), all) {
+        match (none, all) {
             (true, false) => {
                 check
                     .wrong(At::Root.field("positions"), "must not be empty where `all` is not set");
@@ -227,7 +228,8 @@ impl Check {
             consumers_max,
         } = sent;
         let field = at.field("strategy");
-        let strategy = match v1::GroupStrategy::try_from(strategy) {
+        let known = v1::GroupStrategy::try_from(strategy);
+        let strategy = match known {
             Ok(v1::GroupStrategy::Unspecified | v1::GroupStrategy::RoundRobin) => {
                 Strategy::RoundRobin
             }
@@ -239,7 +241,7 @@ impl Check {
                 default.strategy
             }
         };
-        if hold_back_parked_keys && !strategy.is_ordered() {
+        if hold_back_parked_keys && known.is_ok() && !strategy.is_ordered() {
             let field = at.field("hold_back_parked_keys");
             self.wrong(field, "must not be set where the strategy does not order events");
         }
@@ -347,9 +349,6 @@ fn updated(request: v1::UpdateGroupRequest, limits: &Limits) -> Result<Updated, 
     let v1::UpdateGroupRequest { group, settings, filters } = request;
     let (mut check, root) = (Check::default(), At::Root);
     let name = check.group(root.field("group"), &group);
-    if settings.is_none() && filters.is_none() {
-        check.wrong(root.field("settings"), "must be set where `filters` is not");
-    }
     let settings = settings.map(|settings| check.settings(&root.field("settings"), Some(settings)));
     let filter = filters
         .map(|v1::Filters { filters }| check.filter(&root.field("filters"), filters, limits));
@@ -400,9 +399,6 @@ fn settle(request: v1::SettleRequest) -> Result<(Name, Name, Vec<Settlement>), I
     let (mut check, root) = (Check::default(), At::Root);
     let group = check.group(root.field("group"), &group);
     let consumer = check.name(root.field("consumer"), &consumer, TEXT_BYTES_MAX);
-    if ack.is_none() && nacks.is_empty() {
-        check.wrong(root.field("ack"), "must be set where `nacks` are not");
-    }
     let mut settlements: Vec<_> =
         ack.iter().map(|ack| check.ack(&root.field("ack"), ack)).collect();
     let field = root.field("nacks");

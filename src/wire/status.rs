@@ -236,6 +236,10 @@ impl From<GroupError> for Status {
                 text,
                 [("group", group.to_string()), ("limit", limit.to_string())],
             ),
+            E::TooManyInFlight { wanted, max } => {
+                let what = format!("is {wanted}, at most {max} is allowed, as the group says");
+                InvalidRequest::one("start.in_flight_max", what).into()
+            }
             E::BeyondHead { after, head } => beyond_head(text, after, head),
             E::NotKept { after, first } => not_kept(text, after, first),
             E::WrongPosition { group, expected, actual } => status(

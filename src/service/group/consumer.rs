@@ -104,7 +104,11 @@ impl GroupService {
             let settings = *state.window.settings();
             let max = match in_flight_max {
                 0 => settings.in_flight_max,
-                max => max.min(settings.in_flight_max),
+                wanted if wanted > settings.in_flight_max => {
+                    let max = settings.in_flight_max;
+                    return Err(GroupError::TooManyInFlight { wanted, max });
+                }
+                max => max,
             };
             let member = Member { name, caller, since: self.shared.now() };
             let id = state.join(&group, max, false, &wake, member)?;

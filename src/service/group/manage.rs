@@ -161,6 +161,13 @@ impl GroupService {
                 let settings = settings.unwrap_or(*state.window.settings());
                 (settings, filter.unwrap_or_else(|| state.filter.clone()))
             };
+            {
+                let state = group.state();
+                if state.filter == filter && *state.window.settings() == settings {
+                    drop(state);
+                    return Ok(service.facts(&group));
+                }
+            }
             let updated = Updated { filter, settings };
             service.check_size(&Change::Updated(&updated).proposal(&group.name))?;
             group.commit(shared, &Change::Updated(&updated)).await?;

@@ -59,6 +59,8 @@ pub enum GroupError {
     TooManyGroups { limit: usize },
     #[error("group {group} has {limit} consumers, no more are allowed")]
     TooManyConsumers { group: Name, limit: usize },
+    #[error("{wanted} events in flight are more than the {max} that the group allows")]
+    TooManyInFlight { wanted: usize, max: usize },
     #[error("position {after} is beyond the head {head}: is it the same log?")]
     BeyondHead { after: Position, head: Position },
     #[error("position {after} is no longer followed by what is kept; it begins at {first}")]

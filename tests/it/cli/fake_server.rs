@@ -76,7 +76,7 @@ macro_rules! subscriptions {
                 &self,
                 request: Request<SubscribeRequest>,
             ) -> Result<Response<Self::SubscribeStream>, Status> {
-                Ok(Response::new(self.play(request.get_ref())))
+                Ok(Response::new(self.play(request.into_inner())))
             }
 
             async fn subscribe_interactive(
@@ -133,7 +133,7 @@ subscriptions! {
 }
 
 impl Fake {
-    fn play(&self, request: &SubscribeRequest) -> Messages<SubscribeResponse> {
+    fn play(&self, request: SubscribeRequest) -> Messages<SubscribeResponse> {
         let mut state = self.0.lock().unwrap();
         state.subscribed.push(request);
         let script = state.scripts.remove(0);

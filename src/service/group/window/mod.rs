@@ -470,9 +470,7 @@ impl Window {
         let event = self.events.get_mut(&position).expect("it is here");
         event.failures += 1;
         if event.failures > self.settings.retries_max {
-            let reason = if reason.is_empty() { "it failed" } else { reason };
-            let text = format!("{reason} (after {} deliveries)", event.deliveries);
-            return self.park(position, text.into());
+            return self.park(position, reason.into());
         }
         let delay = match after {
             Some(after) => after,
