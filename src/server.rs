@@ -20,8 +20,12 @@ use crate::{
         position::Position,
     },
     service::{
-        cache::QueryCache, command::CommandService, group::GroupService, places::Places,
-        query::QueryService, subscription::SubscriptionService,
+        cache::QueryCache,
+        command::CommandService,
+        group::GroupService,
+        places::Places,
+        query::QueryService,
+        subscription::{Interests, SubscriptionService},
     },
     storage::{self, Storage, StorageError},
     wire::{
@@ -180,10 +184,13 @@ async fn routes(
     let history = store.history();
     let places = Places::new(config.subscriptions_max);
     let cache = Arc::new(QueryCache::new(config.query_cache));
+    let interests = Interests::new(Arc::clone(history), stop.clone());
+    tokio::spawn(interests.clone().follow());
     let subscriptions = SubscriptionService::new(
         Arc::clone(history),
         Arc::clone(clock),
         places.clone(),
+        interests,
         stop.clone(),
     );
     let commands = Commands::new(CommandService::new(Arc::clone(store)), limits, stop.clone());

@@ -17,7 +17,7 @@ use annals::{
     service::{
         places::Places,
         scan::Scan,
-        subscription::{Message, Start, SubscribeOptions, SubscriptionService},
+        subscription::{Interests, Message, Start, SubscribeOptions, SubscriptionService},
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -202,8 +202,9 @@ fn a_subscription_that_is_behind_notices_a_deletion() {
     subject.commit(Caller::default().append("Payment-1", 1000), true).unwrap();
     let history = Arc::clone(subject.store.history());
     let clock: Arc<dyn Clock> = subject.clock.clone();
-    let service =
-        SubscriptionService::new(history, clock, Places::new(10), CancellationToken::new());
+    let stop = CancellationToken::new();
+    let interests = Interests::new(Arc::clone(&history), stop.clone());
+    let service = SubscriptionService::new(history, clock, Places::new(10), interests, stop);
     let options = SubscribeOptions {
         start: Start::After(Position::ZERO),
         filter: Filter::default(),

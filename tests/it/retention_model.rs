@@ -28,7 +28,7 @@ use annals::{
         places::Places,
         query::{PageRequest, QueryError, QueryService},
         scan::{Progress, Scan},
-        subscription::{Message, Start, SubscribeOptions, SubscriptionService},
+        subscription::{Interests, Message, Start, SubscribeOptions, SubscriptionService},
     },
 };
 use proptest::{prelude::*, sample::Index};
@@ -389,8 +389,9 @@ fn subscribed(subject: &Subject, filter: &Filter) -> Vec<u64> {
     let history = Arc::clone(subject.store.history());
     let clock: Arc<dyn Clock> = subject.clock.clone();
     let head = history.log.watermark().get();
-    let service =
-        SubscriptionService::new(history, clock, Places::new(10), CancellationToken::new());
+    let stop = CancellationToken::new();
+    let interests = Interests::new(Arc::clone(&history), stop.clone());
+    let service = SubscriptionService::new(history, clock, Places::new(10), interests, stop);
     let options = SubscribeOptions {
         start: Start::After(Position::ZERO),
         filter: filter.clone(),

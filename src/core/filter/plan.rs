@@ -461,7 +461,7 @@ fn streams_with(prefixes: &[Name], history: &History, head: Position) -> Option<
 }
 
 /// The categories of all streams that begin so, where the prefixes say them.
-fn categories_of(prefixes: &[Name]) -> Option<Vec<&str>> {
+pub fn categories_of(prefixes: &[Name]) -> Option<Vec<&str>> {
     let category = |prefix: &'_ Name| match prefix.as_str().split_once('-') {
         Some((category, _)) if !category.is_empty() => Some(category.len()),
         _ => None,

@@ -2,6 +2,7 @@
 //! nothing of indexes. Every way to read must find the same, in memory, after restarts with and without the
 //! written indexes, where events are hidden, removed or dropped, and while others append.
 
+mod interest;
 mod model;
 
 use std::{

@@ -8,6 +8,10 @@
 //!                                                                                    fell behind
 //! ```
 
+mod interest;
+
+pub use interest::{Interest, Interests};
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
@@ -91,18 +95,21 @@ pub struct SubscriptionService {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
     places: Places,
+    interests: Interests,
     stop: CancellationToken,
 }
 
 impl SubscriptionService {
-    /// Subscriptions end when `stop` is cancelled; each takes one of the places.
+    /// Subscriptions end when `stop` is cancelled; each takes one of the places. `interests` are those of
+    /// this history.
     pub fn new(
         history: Arc<History>,
         clock: Arc<dyn Clock>,
         places: Places,
+        interests: Interests,
         stop: CancellationToken,
     ) -> Self {
-        Self { history, clock, places, stop }
+        Self { history, clock, places, interests, stop }
     }
 
     /// Opens one.
@@ -118,6 +125,7 @@ impl SubscriptionService {
             history: Arc::clone(&self.history),
             clock: Arc::clone(&self.clock),
             stop: self.stop.clone(),
+            interest: self.interests.register(&options.filter),
             options,
             id: Uuid::new_v4(),
             state: State::New { head },
@@ -145,6 +153,8 @@ pub struct Subscription {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
+    /// Registered before the first scan.
+    interest: Interest,
     options: SubscribeOptions,
     id: Uuid,
     state: State,
@@ -225,8 +235,14 @@ impl Subscription {
 
     /// Scans what has come, or waits for it: until there is something to tell or to do.
     async fn at_head(&mut self) -> Result<Option<Message>, SubscribeError> {
-        let watermark = self.history.log.watermark();
-        if watermark.get() > self.position {
+        self.position = self.interest.passed(self.position);
+        let watermark = self.history.log.watermark().get();
+        let scan = if self.live {
+            self.interest.has_changed(self.position)
+        } else {
+            watermark > self.position
+        };
+        if scan {
             // Only a subscriber that reads slower than old events are dropped can be behind what is kept.
             let first = self.history.log.first();
             if self.position.next() < first {
@@ -245,10 +261,11 @@ impl Subscription {
         if self.checkpoint_is_due() {
             return Ok(Some(Message::Checkpoint(self.position)));
         }
+        self.interest.wake_at(self.reported.plus(self.options.checkpoint_interval));
         Ok(tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
-            _ = watermark.beyond(self.position) => None,
+            () = self.interest.changed(self.position) => None,
             () = tokio::time::sleep_until(self.sent_at + self.options.heartbeat_interval) => {
                 let sent_at = Timestamp::from_micros(self.clock.now_micros());
                 Some(Message::Heartbeat { position: self.position, sent_at })
