@@ -78,6 +78,19 @@ pub enum Progress {
     Dropped(Position),
 }
 
+/// What a scan would come to next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// An event that can be seen.
+    Event,
+    /// None yet, and there may be more.
+    Nothing,
+    /// There is no more.
+    End,
+    /// What should come next was dropped; what is kept begins here.
+    Dropped(Position),
+}
+
 impl Scan {
     /// What `filter` picks after `after` (backwards: before it, or from the end if it is 0), at most
     /// `limit` events, 0 for all.
@@ -90,9 +103,6 @@ impl Scan {
         limit: u64,
     ) -> Self {
         let reader = history.log.reader();
-        let visibility = history.visibility(&reader, clock);
-        // The walk does not go where all is dropped.
-        let visibility = visibility.filter(|it| !it.hides_dropped_only());
         let walk = if filter.is_everything() && direction == Direction::Forwards {
             Walk::Slices
         } else {
@@ -104,9 +114,40 @@ impl Scan {
             Direction::Forwards => after.max(reader.first().previous()),
         };
         let remaining = if limit == 0 { u64::MAX } else { limit };
-        let (history, head) = (Arc::clone(history), reader.head());
+        Self { remaining, ..Self::of(walk, history, clock, &reader, reached) }
+    }
+
+    /// What `filter` picks after `after`, forwards, up to `head`: a watermark, of now or from before.
+    pub fn up_to(
+        head: Position,
+        history: &Arc<History>,
+        clock: &dyn Clock,
+        filter: &Filter,
+        after: Position,
+    ) -> Self {
+        let reader = history.log.reader_at(head);
+        let direction = Direction::Forwards;
+        let walk = if filter.is_everything() {
+            Walk::Slices
+        } else {
+            Walk::Picked { cursor: Cursor::after(after, filter, history, &reader), direction }
+        };
+        Self::of(walk, history, clock, &reader, after.max(reader.first().previous()))
+    }
+
+    fn of(
+        walk: Walk,
+        history: &Arc<History>,
+        clock: &dyn Clock,
+        reader: &Reader,
+        reached: Position,
+    ) -> Self {
+        let visibility = history.visibility(reader, clock);
+        // The walk does not go where all is dropped.
+        let visibility = visibility.filter(|it| !it.hides_dropped_only());
         let visible_at_micros = visibility.map(|it| it.now_micros());
-        Self { history, head, walk, visible_at_micros, reached, remaining }
+        let (history, head) = (Arc::clone(history), reader.head());
+        Self { history, head, walk, visible_at_micros, reached, remaining: u64::MAX }
     }
 
     /// The events of `stream` after version `after` (backwards: before it, or from the end if it is 0),
@@ -160,8 +201,22 @@ impl Scan {
         self.reached
     }
 
+    /// At most so many events come after `after`, up to the scan's head: see [`Cursor::matches_max`].
+    pub fn matches_max(&self, after: Position) -> u64 {
+        match &self.walk {
+            Walk::Picked { cursor, .. } => cursor.matches_max(after),
+            Walk::Slices | Walk::Stream { .. } => self.head.get().saturating_sub(after.get()),
+        }
+    }
+
     /// The next events: at most `events_max` of them.
     pub fn step(&mut self, events_max: u64) -> Progress {
+        self.step_within(events_max, BLOCK_SIZE_BYTES_MAX)
+    }
+
+    /// The next events: at most `events_max` of them, and of at most `bytes_max` bytes unless the first alone is
+    /// larger.
+    pub fn step_within(&mut self, events_max: u64, bytes_max: usize) -> Progress {
         let events_max = events_max.min(self.remaining);
         if events_max == 0 {
             return Progress::End;
@@ -172,14 +227,48 @@ impl Scan {
             return Progress::Dropped(first);
         }
         let progress = match self.walk {
-            Walk::Slices if view.visibility.is_some() => self.visible_slice(&mut view, events_max),
-            Walk::Slices => self.slice(&view, events_max),
-            _ => self.pick(&mut view, events_max),
+            Walk::Slices if view.visibility.is_some() => {
+                self.visible_slice(&mut view, events_max, bytes_max)
+            }
+            Walk::Slices => self.slice(&view, events_max, bytes_max),
+            _ => self.pick(&mut view, events_max, bytes_max),
         };
         if let Progress::Block(block) = &progress {
             self.remaining -= block.events;
         }
         progress
+    }
+
+    /// Passes over what does not match or is hidden, and takes nothing. Of a walk forwards over what a filter
+    /// picks.
+    pub fn pass_over(&mut self) -> Ahead {
+        let mut view = self.view();
+        let first = view.reader.first();
+        if self.next_upwards().is_some_and(|next| next < first) {
+            return Ahead::Dropped(first);
+        }
+        let mut jumps = JUMPS_MAX;
+        while jumps > 0 {
+            let (position, more) = match self.walk {
+                Walk::Slices => {
+                    let next = self.reached.next();
+                    (Some(next).filter(|next| *next <= self.head), false)
+                }
+                _ => self.peek(&view.reader, &mut jumps),
+            };
+            match position {
+                None if more => return Ahead::Nothing,
+                None => return Ahead::End,
+                Some(position)
+                    if !view.hides(position) && view.reader.record(position).is_some() =>
+                {
+                    return Ahead::Event;
+                }
+                Some(position) => self.pass(position),
+            }
+            jumps = jumps.saturating_sub(1);
+        }
+        Ahead::Nothing
     }
 
     fn view(&self) -> View {
@@ -203,8 +292,8 @@ impl Scan {
         }
     }
 
-    fn slice(&mut self, view: &View, events_max: u64) -> Progress {
-        match view.reader.slice(self.reached, events_max, BLOCK_SIZE_BYTES_MAX) {
+    fn slice(&mut self, view: &View, events_max: u64, bytes_max: usize) -> Progress {
+        match view.reader.slice(self.reached, events_max, bytes_max) {
             Some(slice) => {
                 let events = slice.last.get() - self.reached.get();
                 self.reached = slice.last;
@@ -215,7 +304,7 @@ impl Scan {
     }
 
     /// The same where events are hidden: runs of those that are not.
-    fn visible_slice(&mut self, view: &mut View, events_max: u64) -> Progress {
+    fn visible_slice(&mut self, view: &mut View, events_max: u64, bytes_max: usize) -> Progress {
         let mut bytes = BytesMut::new();
         let mut events = 0;
         for _ in 0..JUMPS_MAX {
@@ -227,7 +316,7 @@ impl Scan {
                 self.reached = first;
                 continue;
             }
-            let room = BLOCK_SIZE_BYTES_MAX.saturating_sub(bytes.len());
+            let room = bytes_max.saturating_sub(bytes.len());
             let run = self.run(view, events_max - events, room);
             let slice =
                 view.reader.slice(self.reached, run, room).expect("it begins below the head");
@@ -265,7 +354,7 @@ impl Scan {
         events_max
     }
 
-    fn pick(&mut self, view: &mut View, events_max: u64) -> Progress {
+    fn pick(&mut self, view: &mut View, events_max: u64, bytes_max: usize) -> Progress {
         let mut bytes = BytesMut::new();
         let mut events = 0;
         let mut jumps = JUMPS_MAX;
@@ -290,7 +379,7 @@ impl Scan {
                     _ => continue,
                 }
             };
-            if events > 0 && bytes.len() + record.len() > BLOCK_SIZE_BYTES_MAX {
+            if events > 0 && bytes.len() + record.len() > bytes_max {
                 break;
             }
             bytes.extend_from_slice(&record);

@@ -205,7 +205,7 @@ impl Check {
         name.parse().map_err(|error: UnknownZone| self.wrong(at, error)).ok()
     }
 
-    fn base(&mut self, at: At<'_>, base: i32) -> TimeBase {
+    pub(super) fn base(&mut self, at: At<'_>, base: i32) -> TimeBase {
         match v1::TimeBase::try_from(base) {
             Ok(v1::TimeBase::Unspecified | v1::TimeBase::Occurred) => TimeBase::Occurred,
             Ok(v1::TimeBase::Recorded) => TimeBase::Recorded,
@@ -256,7 +256,11 @@ impl Check {
         })
     }
 
-    fn interval(&mut self, at: At<'_>, interval: Option<prost_types::Duration>) -> Duration {
+    pub(super) fn interval(
+        &mut self,
+        at: At<'_>,
+        interval: Option<prost_types::Duration>,
+    ) -> Duration {
         let interval = match interval {
             None => INTERVAL_DEFAULT,
             Some(interval) => duration(interval).unwrap_or_default(),

@@ -18,10 +18,7 @@ use crate::{
         name::{Name, NameError},
         position::{Position, Version},
     },
-    service::{
-        query::{NameFacts, PageRequest, StreamFacts, VisibleFacts},
-        subscription::{Start, SubscribeOptions},
-    },
+    service::query::{NameFacts, PageRequest, StreamFacts, VisibleFacts},
 };
 
 /// A tag, a metadata key, a correlation or causation id: at most so many bytes.
@@ -32,10 +29,6 @@ const WRITES_MAX: usize = 1000;
 const CONDITIONS_MAX: usize = 16;
 pub(super) const PAGE_SIZE_DEFAULT: u32 = 100;
 pub(super) const PAGE_SIZE_MAX: u32 = 1000;
-const BATCH_SIZE_DEFAULT: u32 = 1000;
-const BATCH_SIZE_MAX: u32 = 10_000;
-const CHECKPOINT_INTERVAL_DEFAULT: u32 = 10_000;
-const CHECKPOINT_INTERVAL_MAX: u32 = 1_000_000;
 const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_hours(1);
@@ -144,7 +137,7 @@ impl Check {
         names
     }
 
-    fn uuid(&mut self, at: At<'_>, text: &str) -> Option<Uuid> {
+    pub(super) fn uuid(&mut self, at: At<'_>, text: &str) -> Option<Uuid> {
         match Uuid::try_parse(text) {
             Ok(id) if id.is_nil() => self.wrong(at, "must not be the zero UUID"),
             Ok(id) => return Some(id),
@@ -600,51 +593,6 @@ pub fn page(prefix: String, size: u32, token: String) -> Result<PageRequest, Inv
     }
     let size = check.number(root.field("page_size"), size, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX);
     check.finish(Some(PageRequest { prefix, after: token, size: size as usize }))
-}
-
-/// What to follow.
-pub fn subscribe(
-    request: v1::SubscribeRequest,
-    limits: &Limits,
-) -> Result<SubscribeOptions, InvalidRequest> {
-    let v1::SubscribeRequest {
-        start,
-        filters,
-        batch_size,
-        checkpoint_interval,
-        heartbeat_interval,
-        batch_size_bytes: _,
-        batch_wait_max: _,
-        checkpoint_wait_max: _,
-        name: _,
-    } = request;
-    let mut check = Check::default();
-    let root = At::Root;
-    let start = match start {
-        None => Start::After(Position::ZERO),
-        Some(v1::subscribe_request::Start::After(after)) => Start::After(Position::new(after)),
-        Some(
-            v1::subscribe_request::Start::FromNow(()) | v1::subscribe_request::Start::FromTime(_),
-        ) => Start::Now,
-    };
-    let filter = check.filter(&root, filters, limits);
-    let field = root.field("batch_size");
-    let batch_size = check.number(field, batch_size, BATCH_SIZE_DEFAULT, BATCH_SIZE_MAX);
-    let checkpoint_interval = check.number(
-        root.field("checkpoint_interval"),
-        checkpoint_interval,
-        CHECKPOINT_INTERVAL_DEFAULT,
-        CHECKPOINT_INTERVAL_MAX,
-    );
-    let heartbeat_interval =
-        check.heartbeat_interval(root.field("heartbeat_interval"), heartbeat_interval);
-    check.finish(Some(SubscribeOptions {
-        start,
-        filter,
-        batch_size: u64::from(batch_size),
-        checkpoint_interval: u64::from(checkpoint_interval),
-        heartbeat_interval,
-    }))
 }
 
 impl From<StreamFacts> for v1::StreamInfo {

@@ -16,8 +16,8 @@ use crate::core::{
     name::Name,
 };
 
-const FILTERS_MAX: usize = 32;
-const VALUES_MAX: usize = 1000;
+pub(super) const FILTERS_MAX: usize = 32;
+pub(super) const VALUES_MAX: usize = 1000;
 const JSON_MATCHES_MAX: usize = 16;
 
 /// Filters by themselves.
@@ -54,7 +54,8 @@ impl Check {
         Filter { clauses }
     }
 
-    fn clause(&mut self, at: &At<'_>, filter: v1::Filter, limits: &Limits) -> Clause {
+    /// One filter, which names something.
+    pub(super) fn clause(&mut self, at: &At<'_>, filter: v1::Filter, limits: &Limits) -> Clause {
         let v1::Filter {
             streams,
             stream_prefixes,
@@ -303,7 +304,7 @@ pub fn are_too_many(filters: &[v1::Filter]) -> bool {
 }
 
 /// How many values a filter names, before anything is made of them.
-fn size(filter: &v1::Filter) -> usize {
+pub(super) fn size(filter: &v1::Filter) -> usize {
     let v1::Filter {
         streams,
         stream_prefixes,

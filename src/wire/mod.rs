@@ -12,9 +12,11 @@ pub mod convert;
 pub mod empty;
 pub mod filter;
 pub mod group;
+mod interactive;
 pub mod query;
 mod settings;
 pub mod status;
+mod subscribing;
 pub mod subscription;
 
 use std::{pin::Pin, time::Duration};

@@ -3,27 +3,28 @@
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Answers, answers,
-    block::EventBlock,
-    convert,
+    Answers, answers, caller,
     group::Groups,
+    interactive::Conversation,
     proto::v1::{
-        CaughtUp, Checkpoint, ConsumeRequest, ConsumeResponse, CreateGroupRequest,
-        CreateGroupResponse, DeleteGroupRequest, DeleteGroupResponse, DropParkedRequest,
-        DropParkedResponse, FellBehind, GetGroupRequest, GetGroupResponse, Heartbeat,
-        ListGroupsRequest, ListGroupsResponse, ListParkedRequest, ListParkedResponse,
-        ListSubscriptionsRequest, ListSubscriptionsResponse, PollRequest, PollResponse,
-        ReplayParkedRequest, ReplayParkedResponse, SetGroupPositionRequest,
-        SetGroupPositionResponse, SettleRequest, SettleResponse, SubscribeInteractiveRequest,
-        SubscribeInteractiveResponse, SubscribeRequest, SubscribeResponse, SubscriptionConfirmed,
-        UpdateGroupRequest, UpdateGroupResponse, WatchSubscriptionsRequest,
-        WatchSubscriptionsResponse, subscribe_response, subscription_service_server,
+        ConsumeRequest, ConsumeResponse, CreateGroupRequest, CreateGroupResponse,
+        DeleteGroupRequest, DeleteGroupResponse, DropParkedRequest, DropParkedResponse,
+        GetGroupRequest, GetGroupResponse, ListGroupsRequest, ListGroupsResponse,
+        ListParkedRequest, ListParkedResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
+        PollRequest, PollResponse, ReplayParkedRequest, ReplayParkedResponse,
+        SetGroupPositionRequest, SetGroupPositionResponse, SettleRequest, SettleResponse,
+        SubscribeInteractiveRequest, SubscribeInteractiveResponse, SubscribeRequest,
+        SubscribeResponse, UpdateGroupRequest, UpdateGroupResponse, WatchSubscriptionsRequest,
+        WatchSubscriptionsResponse, subscription_service_server,
     },
-    status,
+    subscribing,
 };
 use crate::{
     core::limits::Limits,
-    service::subscription::{Message, SubscriptionService},
+    service::{
+        query::QueryError,
+        subscription::{Caller, SubscriptionService},
+    },
 };
 
 /// The service on the wire.
@@ -47,8 +48,9 @@ impl subscription_service_server::SubscriptionService for Subscriptions {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let options = convert::subscribe(request.into_inner(), &self.limits)?;
-        let subscription = self.service.subscribe(options)?;
+        let caller = caller::of(&request);
+        let (options, name) = subscribing::subscribe(request.into_inner(), &self.limits)?;
+        let subscription = self.service.subscribe(options, Caller { name, ..caller }).await?;
         Ok(Response::new(answers(Some(subscription), |subscription| async move {
             let mut subscription = subscription?;
             match subscription.next().await {
@@ -62,25 +64,44 @@ impl subscription_service_server::SubscriptionService for Subscriptions {
 
     async fn subscribe_interactive(
         &self,
-        _: Request<Streaming<SubscribeInteractiveRequest>>,
+        request: Request<Streaming<SubscribeInteractiveRequest>>,
     ) -> Result<Response<Self::SubscribeInteractiveStream>, Status> {
-        Err(status::not_yet())
+        // What it calls itself comes with the first message.
+        let caller = caller::of(&request);
+        let (service, requests) = (self.service.clone(), request.into_inner());
+        let conversation = Conversation::new(service, self.limits, caller, requests);
+        Ok(Response::new(answers(Some(conversation), |conversation| async move {
+            let mut conversation = conversation?;
+            match conversation.next().await {
+                Ok(message) => Some((Ok(message), Some(conversation))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })))
     }
 
     async fn list_subscriptions(
         &self,
-        _: Request<ListSubscriptionsRequest>,
+        request: Request<ListSubscriptionsRequest>,
     ) -> Result<Response<ListSubscriptionsResponse>, Status> {
-        Err(status::not_yet())
+        let page = subscribing::page(request.into_inner())?;
+        Ok(Response::new(self.service.list(&page, std::iter::empty()).into()))
     }
 
     type WatchSubscriptionsStream = Answers<WatchSubscriptionsResponse>;
 
     async fn watch_subscriptions(
         &self,
-        _: Request<WatchSubscriptionsRequest>,
+        request: Request<WatchSubscriptionsRequest>,
     ) -> Result<Response<Self::WatchSubscriptionsStream>, Status> {
-        Err(status::not_yet())
+        let interval = subscribing::watch(request.into_inner())?;
+        let watched = self.service.watch(Vec::new).map_err(QueryError::from)?;
+        Ok(Response::new(answers(Some(watched), move |watched| async move {
+            let mut watched = watched?;
+            match watched.next(interval).await {
+                Ok(changes) => Some((Ok(changes.into()), Some(watched))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })))
     }
 
     async fn create_group(
@@ -164,31 +185,5 @@ impl subscription_service_server::SubscriptionService for Subscriptions {
 
     async fn poll(&self, request: Request<PollRequest>) -> Result<Response<PollResponse>, Status> {
         self.groups.poll(request).await.map(Response::new)
-    }
-}
-
-impl From<Message> for SubscribeResponse {
-    fn from(message: Message) -> Self {
-        use subscribe_response::Message as Sent;
-        let message = match message {
-            Message::Confirmed { id, after, head } => Sent::Confirmed(SubscriptionConfirmed {
-                subscription_id: id.to_string(),
-                after: after.get(),
-                head: head.get(),
-            }),
-            Message::Events(block) => Sent::Events(EventBlock::from_encoded(block.bytes)),
-            Message::Checkpoint(position) => {
-                Sent::Checkpoint(Checkpoint { position: position.get() })
-            }
-            Message::CaughtUp(position) => Sent::CaughtUp(CaughtUp { position: position.get() }),
-            Message::FellBehind { position, head } => {
-                Sent::FellBehind(FellBehind { position: position.get(), head: head.get() })
-            }
-            Message::Heartbeat { position, sent_at } => Sent::Heartbeat(Heartbeat {
-                position: position.get(),
-                sent_at: Some(convert::timestamp(sent_at)),
-            }),
-        };
-        Self { message: Some(message), pending: 0, replaying: false }
     }
 }

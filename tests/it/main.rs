@@ -10,6 +10,7 @@ mod filter_model;
 mod groups_chaos;
 mod grpc;
 mod indexes;
+mod paused_subscriptions;
 mod paused_time;
 mod retention_cases;
 mod retention_model;

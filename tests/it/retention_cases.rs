@@ -17,7 +17,7 @@ use annals::{
     service::{
         places::Places,
         scan::Scan,
-        subscription::{Interests, Message, Start, SubscribeOptions, SubscriptionService},
+        subscription::{self, Interests, Message, Start, SubscribeOptions, SubscriptionService},
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -205,25 +205,30 @@ fn a_subscription_that_is_behind_notices_a_deletion() {
     let stop = CancellationToken::new();
     let interests = Interests::new(Arc::clone(&history), stop.clone());
     let service = SubscriptionService::new(history, clock, Places::new(10), interests, stop);
+    const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
     let options = SubscribeOptions {
         start: Start::After(Position::ZERO),
         filter: Filter::default(),
         batch_size: 1,
         checkpoint_interval: 1_000_000,
-        heartbeat_interval: std::time::Duration::from_hours(1),
+        heartbeat_interval: HOUR,
+        checkpoint_wait_max: HOUR,
+        batch_size_bytes: 64 << 10,
+        batch_wait_max: std::time::Duration::ZERO,
     };
-    let mut subscription = service.subscribe(options).unwrap();
+    let subscription = service.subscribe(options, subscription::Caller::default());
+    let mut subscription = subject.runtime.block_on(subscription).unwrap();
     let mut next = || subject.runtime.block_on(subscription.next()).unwrap();
     let mut sent = 0;
     while sent < 10 {
-        sent += u64::from(matches!(next(), Message::Events(_)));
+        sent += u64::from(matches!(next(), Message::Events { .. }));
     }
     let change = Change::Delete;
     let setting = Setting { scope: Scope::Stream(name("Payment-1")), change, expected: None };
     subject.commit(setting.proposal(Uuid::new_v4()), true).unwrap();
     loop {
         match next() {
-            Message::Events(_) => sent += 1,
+            Message::Events { .. } => sent += 1,
             Message::CaughtUp(position) => break assert_eq!(position, Position::new(1001)),
             _ => {}
         }

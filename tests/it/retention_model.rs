@@ -28,7 +28,7 @@ use annals::{
         places::Places,
         query::{PageRequest, QueryError, QueryService},
         scan::{Progress, Scan},
-        subscription::{Interests, Message, Start, SubscribeOptions, SubscriptionService},
+        subscription::{self, Interests, Message, Start, SubscribeOptions, SubscriptionService},
     },
 };
 use proptest::{prelude::*, sample::Index};
@@ -392,19 +392,24 @@ fn subscribed(subject: &Subject, filter: &Filter) -> Vec<u64> {
     let stop = CancellationToken::new();
     let interests = Interests::new(Arc::clone(&history), stop.clone());
     let service = SubscriptionService::new(history, clock, Places::new(10), interests, stop);
+    const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
     let options = SubscribeOptions {
         start: Start::After(Position::ZERO),
         filter: filter.clone(),
         batch_size: 3,
         checkpoint_interval: 10,
-        heartbeat_interval: std::time::Duration::from_hours(1),
+        heartbeat_interval: HOUR,
+        checkpoint_wait_max: HOUR,
+        batch_size_bytes: 64 << 10,
+        batch_wait_max: std::time::Duration::ZERO,
     };
-    let mut subscription = service.subscribe(options).unwrap();
+    let subscription = service.subscribe(options, subscription::Caller::default());
+    let mut subscription = subject.runtime.block_on(subscription).unwrap();
     let mut seen = Vec::new();
     subject.runtime.block_on(async {
         loop {
             match subscription.next().await.unwrap() {
-                Message::Events(block) => seen.extend(positions_of(&block.bytes)),
+                Message::Events { block, .. } => seen.extend(positions_of(&block.bytes)),
                 Message::CaughtUp(position) => {
                     assert_eq!(position, head);
                     return;

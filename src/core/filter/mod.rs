@@ -4,6 +4,7 @@
 //! The rest ([`text`], [`json`], metadata that is not indexed) is looked for in the events that are left
 //! (`check`).
 
+pub mod bound;
 mod check;
 pub mod json;
 pub mod plan;

@@ -32,6 +32,8 @@ use crate::core::{
 
 /// A prefix of more streams is looked for in the candidates' names.
 const PREFIX_STREAMS_MAX: usize = 4096;
+/// Of so few positions, each record is looked at for a prefix rather than all streams that have it listed.
+const PREFIX_POSITIONS_MAX: u64 = 4096;
 /// A union of more parts keeps them in a heap.
 const PARTS_WALKED_MAX: usize = 8;
 /// So many candidates' records are loaded ahead.
@@ -118,9 +120,9 @@ impl Direction {
 
 /// Walks what a filter picks of the history as of one moment. It holds no part of the log.
 pub struct Cursor {
-    root: Node,
+    pub(super) root: Node,
     direction: Direction,
-    head: Position,
+    pub(super) head: Position,
     cost: Cost,
 }
 
@@ -147,7 +149,25 @@ impl Work<'_> {
 impl Cursor {
     /// A cursor over what `reader` sees of `history`.
     pub fn new(filter: &Filter, history: &History, reader: &Reader, direction: Direction) -> Self {
-        let clause = |clause| Parts::of(clause, history, reader).into_node(reader.head());
+        Self::over(filter, history, reader, direction, u64::MAX)
+    }
+
+    /// A cursor forwards that is asked for nothing up to `after`.
+    pub fn after(after: Position, filter: &Filter, history: &History, reader: &Reader) -> Self {
+        let positions = reader.head().get().saturating_sub(after.get());
+        Self::over(filter, history, reader, Direction::Forwards, positions)
+    }
+
+    /// A cursor that is asked for so many positions at most.
+    fn over(
+        filter: &Filter,
+        history: &History,
+        reader: &Reader,
+        direction: Direction,
+        positions: u64,
+    ) -> Self {
+        let clause =
+            |clause| Parts::of(clause, history, reader, positions).into_node(reader.head());
         let root = match &filter.clauses[..] {
             [] => Node::Everything,
             [one] => clause(one),
@@ -221,9 +241,10 @@ impl Cursor {
 /// every event.
 pub fn explain(filter: &Filter, history: &History, reader: &Reader) -> Vec<Plan> {
     if filter.is_everything() {
-        return vec![Parts::of(&Clause::default(), history, reader).plan()];
+        return vec![Parts::of(&Clause::default(), history, reader, u64::MAX).plan()];
     }
-    filter.clauses.iter().map(|clause| Parts::of(clause, history, reader).plan()).collect()
+    let plan = |clause| Parts::of(clause, history, reader, u64::MAX).plan();
+    filter.clauses.iter().map(plan).collect()
 }
 
 /// The first positions after `after`, up to `reader`'s head, that `filter` matches and that are not hidden: at
@@ -326,7 +347,8 @@ impl Factor {
 }
 
 impl Parts {
-    fn of(clause: &Clause, history: &History, reader: &Reader) -> Self {
+    /// Of a walk over so many positions.
+    fn of(clause: &Clause, history: &History, reader: &Reader, positions: u64) -> Self {
         let Clause {
             streams,
             stream_prefixes,
@@ -390,7 +412,9 @@ impl Parts {
             }
         }
         if !stream_prefixes.is_empty() {
-            if let Some(names) = streams_with(stream_prefixes, history, head) {
+            let few = positions <= PREFIX_POSITIONS_MAX;
+            let names = if few { None } else { streams_with(stream_prefixes, history, head) };
+            if let Some(names) = names {
                 let names = names.iter().map(Name::as_str);
                 factors.push(Factor::of_map("stream prefixes", &history.streams, names, head));
             } else {
@@ -478,7 +502,7 @@ fn recorded_in(range: TimeRange, reader: &Reader) -> (u64, u64) {
     (range.from.map_or(1, at_or_after), last)
 }
 
-enum Node {
+pub(super) enum Node {
     Everything,
     Nothing,
     List(Walk),
@@ -549,7 +573,7 @@ impl Node {
 }
 
 /// The union of many parts: those whose next keys are known in a heap, the least first.
-struct Union {
+pub(super) struct Union {
     nodes: Vec<Node>,
     next: BinaryHeap<Reverse<(u64, usize)>>,
     /// Those whose next keys are not known.
@@ -580,11 +604,11 @@ impl Union {
 }
 
 /// An intersection.
-struct All {
-    factors: Vec<Node>,
+pub(super) struct All {
+    pub(super) factors: Vec<Node>,
     checks: Vec<Check>,
     /// The first and the last position.
-    range: (u64, u64),
+    pub(super) range: (u64, u64),
     /// What was asked last, and the answer.
     last: Option<(u64, Next)>,
     /// Candidates up to here were loaded ahead.
