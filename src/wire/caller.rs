@@ -3,7 +3,7 @@
 //! Nobody has to say who they are. This is the seam: an interceptor that authorises calls will put who the
 //! caller is into the request's extensions, and here it will be taken out again.
 
-use tonic::Request;
+use tonic::{Request, metadata::MetadataValue};
 
 use crate::service::subscription::Caller;
 
@@ -12,7 +12,7 @@ const USER_AGENT_BYTES_MAX: usize = 256;
 
 /// The caller of `request`; what it calls itself stands in its message.
 pub fn of<T>(request: &Request<T>) -> Caller {
-    let user_agent = request.metadata().get("user-agent").map(|value| value.as_bytes());
+    let user_agent = request.metadata().get("user-agent").map(MetadataValue::as_bytes);
     Caller {
         name: String::new(),
         peer: request.remote_addr().map(|address| address.to_string()).unwrap_or_default(),

@@ -184,12 +184,13 @@ async fn a_live_event_waits_for_others_until_its_message_is_full_or_its_time_is_
         // Three, and one is left over.
         stage.pass(6000).await;
         stage.append("A", 2);
+        stage.pass(100).await;
         stage.append("A", 2);
         let expected = [
             (1500, Told::Events(vec![2, 3, 4])),
             (4000, Told::Events(vec![5, 6])),
-            (9500, Told::Events(vec![7, 8, 9])),
-            (11_500, Told::Events(vec![10])),
+            (9600, Told::Events(vec![7, 8, 9])),
+            (11_600, Told::Events(vec![10])),
         ];
         assert_told(&told.await.unwrap(), &expected);
     }
@@ -250,7 +251,7 @@ async fn a_checkpoint_comes_when_events_were_passed_over_and_it_is_quiet() {
     stage.append("A", 1);
     let quiet = SubscribeOptions {
         checkpoint_wait_max: Duration::from_secs(5),
-        heartbeat_interval: Duration::from_secs(60),
+        heartbeat_interval: Duration::from_mins(1),
         checkpoint_interval: 100,
         ..options(&["A"])
     };

@@ -17,13 +17,13 @@ use annals::{
     service::{
         places::Places,
         scan::Scan,
-        subscription::{self, Interests, Message, Start, SubscribeOptions, SubscriptionService},
+        subscription::{self, Interests, Message, SubscriptionService},
     },
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::retention_model::{Caller, SECOND, Subject, name, positions};
+use crate::retention_model::{Caller, SECOND, Subject, from_the_start, name, positions};
 
 fn retain(scope: &Scope, rule: Rule) -> Proposal {
     let setting = Setting { scope: scope.clone(), change: Change::Retain(rule), expected: None };
@@ -205,17 +205,7 @@ fn a_subscription_that_is_behind_notices_a_deletion() {
     let stop = CancellationToken::new();
     let interests = Interests::new(Arc::clone(&history), stop.clone());
     let service = SubscriptionService::new(history, clock, Places::new(10), interests, stop);
-    const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
-    let options = SubscribeOptions {
-        start: Start::After(Position::ZERO),
-        filter: Filter::default(),
-        batch_size: 1,
-        checkpoint_interval: 1_000_000,
-        heartbeat_interval: HOUR,
-        checkpoint_wait_max: HOUR,
-        batch_size_bytes: 64 << 10,
-        batch_wait_max: std::time::Duration::ZERO,
-    };
+    let options = from_the_start(Filter::default(), 1);
     let subscription = service.subscribe(options, subscription::Caller::default());
     let mut subscription = subject.runtime.block_on(subscription).unwrap();
     let mut next = || subject.runtime.block_on(subscription.next()).unwrap();

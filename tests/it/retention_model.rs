@@ -384,6 +384,21 @@ fn check(subject: &Subject, model: &Model, filters: &[Filter], after: u64, batch
     }
 }
 
+/// How to follow `filter`, with nothing sent but events.
+pub fn from_the_start(filter: Filter, batch_size: u64) -> SubscribeOptions {
+    let never = std::time::Duration::from_hours(1);
+    SubscribeOptions {
+        start: Start::After(Position::ZERO),
+        filter,
+        batch_size,
+        batch_size_bytes: 64 << 10,
+        batch_wait_max: std::time::Duration::ZERO,
+        checkpoint_interval: 10,
+        checkpoint_wait_max: never,
+        heartbeat_interval: never,
+    }
+}
+
 /// What a subscriber from the start is sent until it has caught up; it has come to the head then.
 fn subscribed(subject: &Subject, filter: &Filter) -> Vec<u64> {
     let history = Arc::clone(subject.store.history());
@@ -392,17 +407,7 @@ fn subscribed(subject: &Subject, filter: &Filter) -> Vec<u64> {
     let stop = CancellationToken::new();
     let interests = Interests::new(Arc::clone(&history), stop.clone());
     let service = SubscriptionService::new(history, clock, Places::new(10), interests, stop);
-    const HOUR: std::time::Duration = std::time::Duration::from_hours(1);
-    let options = SubscribeOptions {
-        start: Start::After(Position::ZERO),
-        filter: filter.clone(),
-        batch_size: 3,
-        checkpoint_interval: 10,
-        heartbeat_interval: HOUR,
-        checkpoint_wait_max: HOUR,
-        batch_size_bytes: 64 << 10,
-        batch_wait_max: std::time::Duration::ZERO,
-    };
+    let options = from_the_start(filter.clone(), 3);
     let subscription = service.subscribe(options, subscription::Caller::default());
     let mut subscription = subject.runtime.block_on(subscription).unwrap();
     let mut seen = Vec::new();

@@ -88,7 +88,7 @@ fn nobody_is_woken_by_what_is_not_for_it() {
     twins.append(vec![of("A", "Payment-1"); 10]);
     let interests = Interests::new(Arc::clone(twins.store.history()), CancellationToken::new());
     let register = |clauses: &[&Clause]| {
-        let clauses = clauses.iter().map(|clause| Clause::clone(clause)).collect();
+        let clauses = clauses.iter().copied().cloned().collect();
         interests.register(&Filter { clauses })
     };
     let rare = Clause { streams: vec![name("Payment-2")], ..types(&["A"]) };

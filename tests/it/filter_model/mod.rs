@@ -26,7 +26,7 @@ use annals::{
             memory::Memory,
         },
         filter::{
-            Clause, Filter,
+            Clause, Filter, bound,
             plan::{self, Cursor, Direction, Step},
         },
         history::History,
@@ -160,6 +160,15 @@ fn check(
     let before = |at: &u64| after == 0 || *at < after;
     let backwards = take(all.iter().rev().copied().filter(before).collect());
     assert_eq!(scan(Direction::Backwards), backwards, "before {after}: {clauses:?}");
+
+    // What a subscription scans, and how much it says is to come.
+    let (from, to) = (Position::new(after), Position::new(head));
+    let live = Scan::up_to(to, history, clock, &filter, from);
+    let to_come = live.matches_max(from).min(bound::matches_max(&filter, history, &reader, from));
+    let rest: Vec<u64> = all.iter().copied().filter(|at| *at > after).collect();
+    assert!(to_come >= rest.len() as u64, "{to_come} after {after}: {clauses:?}");
+    assert!(to_come <= head.saturating_sub(after), "{to_come} after {after}: {clauses:?}");
+    assert_eq!(positions(live, probe.batch), rest, "after {after}: {clauses:?}");
 
     // A cursor knows nothing of what is hidden.
     let seen = |positions: Vec<u64>| {

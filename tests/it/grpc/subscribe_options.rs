@@ -83,12 +83,12 @@ async fn a_subscription_from_a_time_begins_with_the_first_event_of_it_or_later()
 #[tokio::test]
 async fn a_message_holds_no_more_bytes_than_asked_for_or_one_event() {
     let store = TestStore::start().await;
-    let sized = |size: usize| NewEvent {
+    let with = |size: usize| NewEvent {
         data: Some(new_event::Data::Text("x".repeat(size))),
         ..event("Paid")
     };
     let sizes = [450, 450, 450, 450, 5000, 450, 100_000, 450];
-    store.append("Payment-1", ANY, sizes.map(sized)).await.unwrap();
+    store.append("Payment-1", ANY, sizes.map(with)).await.unwrap();
     for filters in [vec![], of_types(&["Paid"])] {
         for (bytes, expected) in [
             (1024, vec![vec![1], vec![2], vec![3], vec![4], vec![5], vec![6], vec![7], vec![8]]),
