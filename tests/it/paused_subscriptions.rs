@@ -352,3 +352,27 @@ async fn who_falls_behind_says_so_with_what_waits_sent_before() {
     ];
     assert_told(&told.await.unwrap(), &expected);
 }
+
+/// What is committed before the first event is sent is live all the same.
+#[tokio::test(start_paused = true)]
+async fn no_message_holds_history_and_live_events_both() {
+    for types in [&["A"][..], &[]] {
+        let stage = Stage::set();
+        stage.append("A", 3);
+        let subscribed = stage.service.subscribe(options(types), Caller::default()).await;
+        let mut subscription = subscribed.unwrap();
+        stage.append("A", 2);
+        let mut told = Vec::new();
+        loop {
+            match subscription.next().await.unwrap() {
+                Message::Confirmed { head, .. } => assert_eq!(head, Position::new(3)),
+                Message::Events { block, pending, replaying } => {
+                    told.push((positions(&block.bytes), pending, replaying));
+                }
+                Message::CaughtUp(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(told, [(vec![1, 2, 3], 2, true), (vec![4, 5], 0, false)]);
+    }
+}
