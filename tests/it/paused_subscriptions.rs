@@ -376,3 +376,25 @@ async fn no_message_holds_history_and_live_events_both() {
         assert_eq!(told, [(vec![1, 2, 3], 2, true), (vec![4, 5], 0, false)]);
     }
 }
+
+/// What comes behind an event that waits is passed over when that was sent.
+#[tokio::test(start_paused = true)]
+async fn what_does_not_match_behind_an_event_that_waits_is_told_after_it() {
+    let stage = Stage::set();
+    let wait = SubscribeOptions {
+        batch_wait_max: Duration::from_secs(2),
+        checkpoint_interval: 2,
+        ..options(&["A"])
+    };
+    let mut follower = stage.live(wait).await;
+    let told =
+        tokio::spawn(
+            async move { [follower.next().await.unwrap(), follower.next().await.unwrap()] },
+        );
+    stage.pass(500).await;
+    stage.append("A", 1);
+    stage.pass(500).await;
+    stage.append("B", 5);
+    let expected = [(2500, Told::Events(vec![1])), (2500, Told::Checkpoint(6))];
+    assert_told(&told.await.unwrap(), &expected);
+}

@@ -416,7 +416,10 @@ impl Subscription {
         let something_comes = async {
             match (blocked, self.live) {
                 (false, _) => {
-                    self.interest.wake_at(mark);
+                    // While something is held nothing is passed, and a mark would wake for nothing.
+                    if self.held.is_none() {
+                        self.interest.wake_at(mark);
+                    }
                     self.interest.changed(self.reached).await;
                 }
                 // It falls behind.
