@@ -89,15 +89,19 @@ pub async fn run(
         .accept_compressed(CompressionEncoding::Zstd);
     let limits = (config.groups_max, config.limits.event_size_bytes_max);
     let commands = CommandService::new(Arc::clone(&store));
+    let interests = Interests::new(Arc::clone(store.history()), stop.clone());
+    tokio::spawn(interests.clone().follow());
     let groups = GroupService::start(
         commands,
         Arc::clone(store.history()),
         Arc::clone(&clock),
+        interests.clone(),
         limits,
         stop.clone(),
     )
     .map_err(|position| ServerError::Group { position })?;
-    let routes = routes(&config, &storage, &clock, &stop, health.clone(), groups.clone()).await?;
+    let routes =
+        routes(&config, &storage, &clock, &stop, health.clone(), groups.clone(), interests).await?;
     let routes = routes.add_service(health_service);
 
     if let Ok(address) = listener.local_addr() {
@@ -178,14 +182,13 @@ async fn routes(
     stop: &CancellationToken,
     health: HealthReporter,
     groups: GroupService,
+    interests: Interests,
 ) -> Result<Routes, ServerError> {
     let store = &storage.store;
     let limits = config.limits;
     let history = store.history();
     let places = Places::new(config.subscriptions_max);
     let cache = Arc::new(QueryCache::new(config.query_cache));
-    let interests = Interests::new(Arc::clone(history), stop.clone());
-    tokio::spawn(interests.clone().follow());
     let subscriptions = SubscriptionService::new(
         Arc::clone(history),
         Arc::clone(clock),

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     core::{name::Name, position::Position},
-    service::group::{Consumer, GroupService, Message, Settlement, Settler},
+    service::{
+        group::{Consumer, GroupService, Message, Settlement, Settler},
+        subscription::Caller,
+    },
 };
 
 /// So many messages about events that are not the consumer's any more wait until it reads; then it is not heard.
@@ -36,7 +39,8 @@ pub async fn begin(
         return Err(InvalidRequest::one("start", "must be the first message").into());
     };
     let Start { group, consumer, in_flight_max, heartbeat_interval } = check(start)?;
-    let consumer = service.consume(&group, consumer, caller, in_flight_max, heartbeat_interval)?;
+    let caller = Caller { name: consumer, ..caller };
+    let consumer = service.consume(&group, caller, in_flight_max, heartbeat_interval)?;
     let (notes, heard) = mpsc::channel(NOTES_MAX);
     tokio::spawn(listen(requests, consumer.settler(), notes));
     let confirmed = Told::Confirmed(ConsumeConfirmed {
@@ -150,8 +154,7 @@ fn check(start: ConsumeStart) -> Result<Start, InvalidRequest> {
     let group = check.group(at.field("group"), &group);
     check.text(at.field("consumer"), &consumer, TEXT_BYTES_MAX);
     let in_flight_max = check.number(at.field("in_flight_max"), in_flight_max, 0, IN_FLIGHT_MAX);
-    let heartbeat_interval =
-        check.heartbeat_interval(at.field("heartbeat_interval"), heartbeat_interval);
+    let heartbeat_interval = check.quiet(at.field("heartbeat_interval"), heartbeat_interval);
     let in_flight_max = usize::try_from(in_flight_max).expect("pointers have 64 bits");
     check.finish(group.map(|group| Start { group, consumer, in_flight_max, heartbeat_interval }))
 }

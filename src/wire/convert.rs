@@ -29,9 +29,6 @@ const WRITES_MAX: usize = 1000;
 const CONDITIONS_MAX: usize = 16;
 pub(super) const PAGE_SIZE_DEFAULT: u32 = 100;
 pub(super) const PAGE_SIZE_MAX: u32 = 1000;
-const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
-const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
-const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_hours(1);
 
 /// One field and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,15 +182,6 @@ impl Check {
             self.wrong(at, format_args!("is not between {} and {}", told(min), told(max)));
             default
         })
-    }
-
-    pub(super) fn heartbeat_interval(
-        &mut self,
-        at: At<'_>,
-        sent: Option<prost_types::Duration>,
-    ) -> Duration {
-        let bounds = (HEARTBEAT_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX);
-        self.duration(at, sent, HEARTBEAT_INTERVAL_DEFAULT, bounds)
     }
 }
 

@@ -15,11 +15,15 @@ use super::{
 };
 use crate::{
     core::{filter::Filter, limits::Limits, log::format, name::Name, position::Position},
-    service::group::{
-        ConsumerFacts, Delivered, GroupFacts, GroupService, ParkedPage, Settlement, Target, Which,
-        journal::Begin,
-        settings::{Settings, Strategy},
-        window::Outcome,
+    service::{
+        group::{
+            ConsumerFacts, Delivered, GroupFacts, GroupService, ParkedPage, Settlement, Target,
+            Which,
+            journal::Begin,
+            settings::{Settings, Strategy},
+            window::Outcome,
+        },
+        subscription::Caller,
     },
 };
 
@@ -105,7 +109,8 @@ impl Groups {
     ) -> Result<v1::PollResponse, Status> {
         let caller = caller::of(&request);
         let Poll { group, consumer, events_max, wait_max } = poll(request.into_inner())?;
-        let polled = self.service.poll(&group, consumer.as_str(), caller, events_max, wait_max);
+        let caller = Caller { name: consumer.to_string(), ..caller };
+        let polled = self.service.poll(&group, caller, events_max, wait_max);
         let (delivered, before) = polled.await?;
         let settle_before = (!delivered.deliveries.is_empty()).then(|| timestamp(before));
         Ok(v1::PollResponse { events: Some(delivered.into()), settle_before })
@@ -498,7 +503,7 @@ impl From<ConsumerFacts> for v1::ConsumerInfo {
         let ConsumerFacts { id, member, counts } = facts;
         Self {
             consumer_id: id.to_string(),
-            name: member.name,
+            name: member.caller.name,
             peer: member.caller.peer,
             user_agent: member.caller.user_agent,
             in_flight_count: counts.in_flight as u64,

@@ -351,11 +351,6 @@ pub fn shutting_down() -> Status {
     status(Code::Unavailable, "SHUTTING_DOWN", "the server stops; connect again", [])
 }
 
-/// The call is described and not built yet.
-pub fn not_yet() -> Status {
-    Status::unimplemented("this call is not built yet")
-}
-
 /// The call's deadline has passed.
 pub fn deadline_exceeded() -> Status {
     status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the call's deadline has passed", [])

@@ -1,12 +1,11 @@
 //! Subscriptions: proto ↔ core, as in `convert.rs`.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     block::EventBlock,
     convert::{
-        At, Check, InvalidRequest, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, TEXT_BYTES_MAX, duration,
-        timestamp,
+        At, Check, InvalidRequest, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, TEXT_BYTES_MAX, timestamp,
     },
     filter::{self, FILTERS_MAX, VALUES_MAX},
     proto::v1::{
@@ -35,7 +34,7 @@ const CHECKPOINT_INTERVAL_DEFAULT: u32 = 10_000;
 const CHECKPOINT_INTERVAL_MAX: u32 = 1_000_000;
 /// Of heartbeats, and of checkpoints by time.
 const QUIET_DEFAULT: Duration = Duration::from_secs(10);
-const QUIET: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
+const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_hours(1));
 const PERMITS_MAX: u32 = 1_000_000;
 /// What a page's token begins with, before a group's name or a subscription's id.
 const TOKEN_OF_GROUP: &str = "group/";
@@ -169,10 +168,9 @@ impl Check {
         }
         let (default, max) = (BATCH_SIZE_BYTES_DEFAULT, BATCH_SIZE_BYTES_MAX);
         let batch_size_bytes = self.number(field, batch_size_bytes, default, max);
-        let batch_wait_max = batch_wait_max.map_or(Some(Duration::ZERO), duration);
-        if batch_wait_max.is_none_or(|wait| wait > BATCH_WAIT_MAX) {
-            self.wrong(at.field("batch_wait_max"), "is not between 0 and 10 s");
-        }
+        let bounds = (Duration::ZERO, BATCH_WAIT_MAX);
+        let field = at.field("batch_wait_max");
+        let batch_wait_max = self.duration(field, batch_wait_max, Duration::ZERO, bounds);
         let (default, max) = (CHECKPOINT_INTERVAL_DEFAULT, CHECKPOINT_INTERVAL_MAX);
         let field = at.field("checkpoint_interval");
         let checkpoint_interval = self.number(field, checkpoint_interval, default, max);
@@ -184,7 +182,7 @@ impl Check {
             filter,
             batch_size: u64::from(batch_size),
             batch_size_bytes: batch_size_bytes as usize,
-            batch_wait_max: batch_wait_max?,
+            batch_wait_max,
             checkpoint_interval: u64::from(checkpoint_interval),
             checkpoint_wait_max,
             heartbeat_interval,
@@ -211,15 +209,8 @@ impl Check {
     }
 
     /// After how long a quiet something is sent.
-    fn quiet(&mut self, at: At<'_>, sent: Option<prost_types::Duration>) -> Duration {
-        let quiet = match sent {
-            None => QUIET_DEFAULT,
-            Some(sent) => duration(sent).unwrap_or_default(),
-        };
-        if !QUIET.contains(&quiet) {
-            self.wrong(at, "is not between 100 ms and 1 h");
-        }
-        quiet
+    pub(super) fn quiet(&mut self, at: At<'_>, sent: Option<prost_types::Duration>) -> Duration {
+        self.duration(at, sent, QUIET_DEFAULT, QUIET)
     }
 }
 

@@ -84,7 +84,7 @@ impl subscription_service_server::SubscriptionService for Subscriptions {
         request: Request<ListSubscriptionsRequest>,
     ) -> Result<Response<ListSubscriptionsResponse>, Status> {
         let page = subscribing::page(request.into_inner())?;
-        Ok(Response::new(self.service.list(&page, std::iter::empty()).into()))
+        Ok(Response::new(self.service.list(&page, self.groups.service.rows()).into()))
     }
 
     type WatchSubscriptionsStream = Answers<WatchSubscriptionsResponse>;
@@ -94,7 +94,8 @@ impl subscription_service_server::SubscriptionService for Subscriptions {
         request: Request<WatchSubscriptionsRequest>,
     ) -> Result<Response<Self::WatchSubscriptionsStream>, Status> {
         let interval = subscribing::watch(request.into_inner())?;
-        let watched = self.service.watch(Vec::new).map_err(QueryError::from)?;
+        let groups = self.groups.service.clone();
+        let watched = self.service.watch(move || groups.rows()).map_err(QueryError::from)?;
         Ok(Response::new(answers(Some(watched), move |watched| async move {
             let mut watched = watched?;
             match watched.next(interval).await {

@@ -12,20 +12,15 @@ use super::{
 };
 use crate::{
     core::{clock::Timestamp, name::Name, position::Position},
-    service::scan::{BLOCK_SIZE_BYTES_MAX, Block},
+    service::{
+        scan::{BLOCK_SIZE_BYTES_MAX, Block},
+        subscription::Caller,
+    },
 };
-
-/// Who calls.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Caller {
-    pub peer: String,
-    pub user_agent: String,
-}
 
 /// What is known of a consumer beside what the window knows.
 #[derive(Debug, Clone)]
 pub struct Member {
-    pub name: String,
     pub caller: Caller,
     pub since: Timestamp,
 }
@@ -92,7 +87,6 @@ impl GroupService {
     pub fn consume(
         &self,
         group: &Name,
-        name: String,
         caller: Caller,
         in_flight_max: usize,
         heartbeat_interval: Duration,
@@ -110,7 +104,7 @@ impl GroupService {
                 }
                 max => max,
             };
-            let member = Member { name, caller, since: self.shared.now() };
+            let member = Member { caller, since: self.shared.now() };
             let id = state.join(&group, max, false, &wake, member)?;
             (id, max, settings.message_timeout)
         };
@@ -128,12 +122,11 @@ impl GroupService {
         })
     }
 
-    /// Takes at most so many events of a group, and waits so long for the first one. Until when they are to be
+    /// Takes at most so many events of a group for the consumer of the caller's name, and waits so long for the first one. Until when they are to be
     /// settled.
     pub async fn poll(
         &self,
         group: &Name,
-        name: &str,
         caller: Caller,
         events_max: usize,
         wait_max: Duration,
@@ -141,7 +134,7 @@ impl GroupService {
         let shared = &self.shared;
         let group = self.group(group)?;
         let begun = Instant::now();
-        let asking = Asking::begin(shared, &group, name, caller).await?;
+        let asking = Asking::begin(shared, &group, caller).await?;
         let message_timeout = group.state().window.settings().message_timeout;
         group.state().window.want(asking.id, events_max, Instant::now());
         group.changed.notify_one();
@@ -190,9 +183,9 @@ impl Asking {
     async fn begin(
         shared: &Shared,
         group: &Arc<Group>,
-        name: &str,
         caller: Caller,
     ) -> Result<Self, GroupError> {
+        let name = caller.name.as_str();
         loop {
             let asking = {
                 let mut state = group.state();
@@ -200,12 +193,13 @@ impl Asking {
                     Arc::clone(&poller.asking)
                 } else {
                     let wake = Arc::new(Notify::new());
-                    let (name, since) = (name.to_owned(), shared.now());
-                    let member = Member { name: name.clone(), caller: caller.clone(), since };
+                    let member = Member { caller: caller.clone(), since: shared.now() };
                     let max = state.window.settings().in_flight_max;
                     let id = state.join(group, max, true, &wake, member)?;
                     let asking = Arc::new(tokio::sync::Mutex::new(()));
-                    state.pollers.insert(name, Poller { id, wake, asking: Arc::clone(&asking) });
+                    state
+                        .pollers
+                        .insert(name.to_owned(), Poller { id, wake, asking: Arc::clone(&asking) });
                     asking
                 }
             };
@@ -313,6 +307,9 @@ impl Group {
         }
         let deliveries: Vec<_> = packed.iter().map(|(delivery, _)| delivery.deliveries).collect();
         let events = deliveries.len() as u64;
+        if events > 0 {
+            self.state().sent.add(events);
+        }
         Delivered { block: Block { bytes: bytes.freeze(), events }, deliveries }
     }
 }

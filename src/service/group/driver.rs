@@ -11,10 +11,13 @@ use super::{
     key,
     window::Key,
 };
-use crate::core::{
-    append::{AppendError, Committed},
-    filter::plan,
-    position::Position,
+use crate::{
+    core::{
+        append::{AppendError, Committed},
+        filter::plan,
+        position::Position,
+    },
+    service::subscription::Interest,
 };
 
 /// So many events that match are looked for at once.
@@ -60,21 +63,33 @@ impl Driver {
             if stops {
                 return;
             }
+            let interest = self.interest();
             let more = self.look_ahead();
             if more {
                 tokio::task::yield_now().await;
                 continue;
             }
             let (read_to, room, wake_at) = self.plan();
-            let watermark = shared.history.log.watermark();
+            let interest = interest.filter(|_| room);
             tokio::select! {
                 () = changed => {}
                 () = shared.stop.cancelled() => {}
                 () = group.ended.cancelled() => {}
-                _ = watermark.beyond(read_to), if room => {}
+                () = news(interest.as_deref(), read_to) => {}
                 () = sleep_until(wake_at) => {}
             }
         }
+    }
+
+    /// What wakes it when something comes: there before it looks ahead, so that nothing is missed.
+    fn interest(&self) -> Option<Arc<Interest>> {
+        let mut state = self.group.state();
+        if state.members.is_empty() {
+            state.interest = None;
+        } else if state.interest.is_none() {
+            state.interest = Some(Arc::new(self.shared.interests.register(&state.filter)));
+        }
+        state.interest.clone()
     }
 
     /// Up to where was looked, whether to look on, and when there is something to do.
@@ -169,6 +184,13 @@ impl Driver {
             group.state().last_error = Some((text.into(), shared.now()));
             self.write_again = Some(Instant::now() + WRITE_AGAIN_AFTER);
         }
+    }
+}
+
+async fn news(interest: Option<&Interest>, after: Position) {
+    match interest {
+        Some(interest) => interest.changed(after).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Group, GroupError, GroupService, ago,
+    Group, GroupError, GroupService,
     consumer::ConsumerFacts,
     journal::{Begin, Change, Created, Updated},
     key_at,
@@ -18,12 +18,16 @@ use crate::{
         append::Proposal,
         clock::Timestamp,
         event::NewEvent,
-        filter::Filter,
-        log::{Reader, format},
+        filter::{Filter, bound},
+        history::History,
         name::Name,
         position::Position,
     },
-    service::{analytics::tally::TimeBase, replay::first_at},
+    service::{
+        analytics::tally::TimeBase,
+        replay::first_at,
+        subscription::{self, Caller, Kind, Row, time_behind},
+    },
 };
 
 /// What is known of a group.
@@ -177,6 +181,7 @@ impl GroupService {
                 let mut state = group.state();
                 state.window.change(settings, key, Instant::now());
                 state.filter = updated.filter;
+                state.interest = None;
                 state.generation += 1;
             }
             group.changed.notify_one();
@@ -250,9 +255,11 @@ impl GroupService {
         }
         let wrong =
             |actual| GroupError::WrongPosition { group: group.name.clone(), expected, actual };
-        let actual = group.state().window.position();
-        if actual != expected {
-            return Err(wrong(actual));
+        {
+            let state = group.state();
+            if !state.is_at(expected) {
+                return Err(wrong(state.position()));
+            }
         }
         match target {
             Target::After(after) => {
@@ -260,22 +267,22 @@ impl GroupService {
                 let checkpoint =
                     Checkpoint { position: after, settled_to: after, unsettled: Vec::new() };
                 group.commit(shared, &Change::Checkpoint(group.created, &checkpoint)).await?;
-                let actual = {
+                let moved = {
                     let mut state = group.state();
-                    let actual = state.window.position();
-                    if actual == expected {
+                    let moved = state.is_at(expected);
+                    if moved {
                         state.window.move_to(after, Instant::now());
                         state.generation += 1;
                     } else {
-                        // Something was settled while that was written: the next note takes it back.
+                        // Something was settled while that was written: this note takes it back.
                         state.window.not_noted();
                     }
-                    actual
+                    moved.then_some(()).ok_or_else(|| wrong(state.position()))
                 };
-                if actual != expected {
+                if moved.is_err() {
                     group.note(shared).await?;
-                    return Err(wrong(actual));
                 }
+                moved?;
             }
             Target::Past(position) => {
                 if !group.state().window.skip(position, Instant::now()) {
@@ -286,7 +293,7 @@ impl GroupService {
             }
         }
         group.changed.notify_one();
-        Ok(group.state().window.position())
+        Ok(group.state().position())
     }
 
     /// At most so many parked events after a position.
@@ -374,14 +381,18 @@ impl GroupService {
 
     fn facts(&self, group: &Group) -> GroupFacts {
         let shared = &self.shared;
-        let reader = shared.history.log.reader();
+        let history = &shared.history;
+        let reader = history.log.reader();
         let state = group.state();
-        let window = &state.window;
-        let (position, read_to) = (window.position(), window.read_to());
-        let unread = reader.head().get().saturating_sub(read_to.get());
-        let events_behind = window.open() as u64 + unread;
-        let first = if window.open() > 0 { position } else { read_to };
-        let recorded_at = recorded_after(&reader, first);
+        let (window, position) = (&state.window, state.position());
+        let unread = position.max(window.read_to());
+        let mut unread_max = bound::matches_max(&state.filter, history, &reader, unread);
+        if state.filter.is_everything() {
+            unread_max -= server_events(history, unread, reader.head()).min(unread_max);
+        }
+        let events_behind = window.open() as u64 + unread_max;
+        let now = shared.clock.now_micros();
+        let time_behind = (events_behind > 0).then(|| time_behind(&reader, position, now));
         GroupFacts {
             name: group.name.clone(),
             settings: *window.settings(),
@@ -390,16 +401,57 @@ impl GroupService {
             start_after: Position::new(group.made.after),
             position,
             events_behind,
-            time_behind: recorded_at.map(|at| ago(shared.now(), at)),
+            time_behind: time_behind.flatten(),
             counts: window.counts(),
             last_error: state.last_error.clone(),
         }
     }
+
+    /// The rows of all groups, in the order of their names.
+    pub fn rows(&self) -> Vec<Row> {
+        let groups: Vec<_> = self.shared.groups().values().cloned().collect();
+        groups.iter().map(|group| self.row(group)).collect()
+    }
+
+    fn row(&self, group: &Group) -> Row {
+        let facts = self.facts(group);
+        let (events, events_per_second) = {
+            let sent = &mut group.state().sent;
+            (sent.events, sent.rate(Instant::now()))
+        };
+        let Counts { in_flight, parked, consumers, .. } = facts.counts;
+        let last_error = facts.last_error.map(|(error, at)| (error.to_string(), at));
+        Row {
+            id: facts.name.to_string(),
+            kind: Kind::Group,
+            caller: Caller::default(),
+            filter: Some(Arc::new(facts.filter)),
+            start_after: facts.start_after,
+            position: facts.position,
+            events_behind: facts.events_behind,
+            time_behind: facts.time_behind,
+            events,
+            events_per_second,
+            live: consumers > 0 && facts.events_behind == 0,
+            opened_at: facts.created_at,
+            group: Some(subscription::GroupFacts {
+                in_flight: in_flight as u64,
+                parked: parked as u64,
+                consumers: consumers as u64,
+                last_error,
+            }),
+        }
+    }
 }
 
-/// When the event after `position` was recorded.
-fn recorded_after(reader: &Reader, position: Position) -> Option<Timestamp> {
-    let next = position.next();
-    let record = (next <= reader.head()).then(|| reader.trace(next)).flatten()?;
-    Some(format::recorded_at(&record))
+/// How many events between two positions are the server's own.
+fn server_events(history: &History, after: Position, to: Position) -> u64 {
+    let count = |category: &&str| {
+        let list = history.categories.get(category);
+        list.map_or(0, |list| list.count(to) - list.count(after.min(to)))
+    };
+    SERVER_CATEGORIES.iter().map(|category| count(&category)).sum()
 }
+
+/// What the names of the server's own streams begin with.
+const SERVER_CATEGORIES: [&str; 4] = ["$group", "$checkpoint", "$stream", "$category"];

@@ -21,7 +21,6 @@ use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -34,10 +33,13 @@ use self::{
     window::{ConsumerId, Key, Window},
 };
 pub use self::{
-    consumer::{Caller, Consumer, ConsumerFacts, Delivered, Message, Settlement, Settler},
+    consumer::{Consumer, ConsumerFacts, Delivered, Message, Settlement, Settler},
     manage::{GroupFacts, ParkedPage, Target, Which},
 };
-use super::command::CommandService;
+use super::{
+    command::CommandService,
+    subscription::{Interest, Interests, Sent},
+};
 use crate::core::{
     append::AppendError,
     clock::{Clock, Timestamp},
@@ -89,6 +91,7 @@ struct Shared {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
+    interests: Interests,
     groups_max: usize,
     event_size_bytes_max: usize,
     groups: Mutex<BTreeMap<Name, Arc<Group>>>,
@@ -124,6 +127,9 @@ struct State {
     pollers: BTreeMap<String, consumer::Poller>,
     /// What went wrong last, and when.
     last_error: Option<(Arc<str>, Timestamp)>,
+    sent: Sent,
+    /// While there are consumers, what wakes the driver.
+    interest: Option<Arc<Interest>>,
 }
 
 impl GroupService {
@@ -133,6 +139,7 @@ impl GroupService {
         commands: CommandService,
         history: Arc<History>,
         clock: Arc<dyn Clock>,
+        interests: Interests,
         limits: (usize, usize),
         stop: CancellationToken,
     ) -> Result<Self, Position> {
@@ -143,6 +150,7 @@ impl GroupService {
             history,
             clock,
             stop,
+            interests,
             groups_max,
             event_size_bytes_max,
             groups: Mutex::default(),
@@ -218,6 +226,8 @@ impl Group {
             members: BTreeMap::new(),
             pollers: BTreeMap::new(),
             last_error: None,
+            sent: Sent::new(),
+            interest: None,
         };
         Arc::new(Self {
             name,
@@ -242,6 +252,22 @@ impl Group {
 }
 
 impl State {
+    /// Every event up to here that matches is settled or parked, as far as is known.
+    fn position(&self) -> Position {
+        let position = self.window.position();
+        match &self.interest {
+            Some(interest) if self.window.open() == 0 => interest.passed(position),
+            _ => position,
+        }
+    }
+
+    /// Whether the group is where somebody believes it to be: nothing matches between there and where it is.
+    fn is_at(&self, expected: Position) -> bool {
+        let position = self.position();
+        let last = if self.window.open() == 0 { self.window.last() } else { position };
+        (last..=position).contains(&expected)
+    }
+
     /// Keeps what the window tells went wrong.
     fn note_error(&mut self, now: Timestamp) {
         if let Some(error) = self.window.take_error() {
@@ -266,9 +292,4 @@ fn key_at(position: Position, reader: &Reader, strategy: Strategy, hasher: &Rand
         return None;
     }
     reader.record(position).and_then(|record| key(&record.event(), strategy, hasher))
-}
-
-/// How long ago `moment` was; nothing where it lies ahead.
-fn ago(now: Timestamp, moment: Timestamp) -> Duration {
-    now.since(moment).unwrap_or_default()
 }

@@ -19,8 +19,8 @@ pub use self::{
     interactive::{Interactive, InteractiveOptions, Told, UnknownFilter},
     interest::{Interest, Interests},
     registry::{
-        Caller, Changes, GroupFacts, Kind, Listing, PageAfter, Row, RowsRequest,
-        WatchedSubscriptions,
+        Caller, Changes, GroupFacts, Kind, Listing, PageAfter, Row, RowsRequest, Sent,
+        WatchedSubscriptions, time_behind,
     },
 };
 use super::{

@@ -145,8 +145,8 @@ struct Entry {
 pub(super) type Following = (Option<Arc<Filter>>, Arc<Interest>);
 
 /// How many events were sent: in all, and in each of the last seconds.
-struct Sent {
-    events: u64,
+pub struct Sent {
+    pub events: u64,
     since: Instant,
     /// The second that is counted now, from `since` on.
     second: u64,
@@ -178,12 +178,7 @@ impl Registered {
             following: Mutex::new(following),
             position: AtomicU64::new(start_after.get()),
             live: AtomicBool::new(false),
-            sent: Mutex::new(Sent {
-                events: 0,
-                since: Instant::now(),
-                second: 0,
-                seconds: [0; RATE_SECONDS],
-            }),
+            sent: Mutex::new(Sent::new()),
         });
         registry.open().insert(entry.id, Arc::clone(&entry));
         Self { registry: Arc::clone(registry), entry }
@@ -201,11 +196,7 @@ impl Registered {
     }
 
     pub(super) fn sent(&self, events: u64) {
-        let mut sent = self.entry.sent.lock().expect("no holder panics");
-        sent.pass(Instant::now());
-        sent.events += events;
-        let second = sent.place();
-        sent.seconds[second] += events;
+        self.entry.sent.lock().expect("no holder panics").add(events);
     }
 
     pub(super) fn follows(&self, filter: Option<Arc<Filter>>, interest: Arc<Interest>) {
@@ -220,6 +211,20 @@ impl Drop for Registered {
 }
 
 impl Sent {
+    /// None yet.
+    #[expect(clippy::new_without_default, reason = "it begins now")]
+    pub fn new() -> Self {
+        Self { events: 0, since: Instant::now(), second: 0, seconds: [0; RATE_SECONDS] }
+    }
+
+    /// So many were sent now.
+    pub fn add(&mut self, events: u64) {
+        self.pass(Instant::now());
+        self.events += events;
+        let second = self.place();
+        self.seconds[second] += events;
+    }
+
     /// Where the second that is counted now has its place.
     fn place(&self) -> usize {
         usize::try_from(self.second % RATE_SECONDS as u64).expect("below ten")
@@ -242,7 +247,7 @@ impl Sent {
 
     /// How many a second, over the last ten, or since it began where that is less.
     #[expect(clippy::cast_precision_loss, reason = "about")]
-    fn rate(&mut self, now: Instant) -> f64 {
+    pub fn rate(&mut self, now: Instant) -> f64 {
         self.pass(now);
         let events: u64 = self.seconds.iter().sum();
         let seconds = (self.second + 1).min(RATE_SECONDS as u64);

@@ -146,6 +146,8 @@ pub struct Window {
     settings: Settings,
     /// Everything up to here was looked at.
     read_to: Position,
+    /// The last position that was offered, or that the group began or was moved to.
+    last: Position,
     /// The greatest position that was settled.
     settled_to: Position,
     events: BTreeMap<Position, Event>,
@@ -179,6 +181,7 @@ impl Window {
         Self {
             settings,
             read_to: position,
+            last: position,
             settled_to: position,
             events: BTreeMap::new(),
             open: BTreeSet::new(),
@@ -229,6 +232,11 @@ impl Window {
         self.read_to
     }
 
+    /// The last event that was looked at and matches; where the group began or was moved to if there is none since.
+    pub fn last(&self) -> Position {
+        self.last
+    }
+
     /// How many events that were looked at are neither settled nor parked.
     pub fn open(&self) -> usize {
         self.open.len()
@@ -276,6 +284,7 @@ impl Window {
         now: Instant,
     ) {
         for (position, key) in events {
+            self.last = position;
             self.offer_one(position, key, 0);
         }
         self.read_to = self.read_to.max(read_to);
@@ -525,7 +534,7 @@ impl Window {
         self.to_park.retain(|to_park| events.contains_key(&to_park.position));
         self.no_room.retain(|to_park| events.contains_key(&to_park.position));
         self.park_what_waits_for_room();
-        (self.read_to, self.settled_to) = (position, position);
+        (self.read_to, self.last, self.settled_to) = (position, position, position);
         self.dirty = true;
         self.assign(now);
     }
