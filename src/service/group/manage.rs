@@ -446,11 +446,11 @@ impl GroupService {
 
 /// How many events between two positions are the server's own.
 fn server_events(history: &History, after: Position, to: Position) -> u64 {
-    let count = |category: &&str| {
+    let count = |category: &str| {
         let list = history.categories.get(category);
         list.map_or(0, |list| list.count(to) - list.count(after.min(to)))
     };
-    SERVER_CATEGORIES.iter().map(|category| count(&category)).sum()
+    SERVER_CATEGORIES.iter().map(|category| count(category)).sum()
 }
 
 /// What the names of the server's own streams begin with.

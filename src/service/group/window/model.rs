@@ -157,6 +157,12 @@ impl Life {
     }
 
     fn step(&mut self, step: &Step) {
+        self.act(step);
+        self.check();
+    }
+
+    #[expect(clippy::too_many_lines, reason = "a list")]
+    fn act(&mut self, step: &Step) {
         match *step {
             Step::Offer(count) => {
                 self.head += u64::from(count);
@@ -272,7 +278,6 @@ impl Life {
                 self.window = Window::restore(settings, &checkpoint, unsettled, parked, self.now);
             }
         }
-        self.check();
     }
 
     fn check(&self) {

@@ -112,7 +112,9 @@ impl Window {
         for to_park in to_park.into_iter().rev() {
             let key = self.count_writing(&to_park, -1);
             self.to_park.push_front(to_park);
-            key.into_iter().for_each(|key| self.release(key));
+            if let Some(key) = key {
+                self.release(key);
+            }
         }
     }
 
