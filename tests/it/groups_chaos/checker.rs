@@ -153,6 +153,7 @@ fn overlaps(history: &[Noted], log: &Log, rules: Rules, faults: &mut Vec<Fault>)
     let mut deliveries: Vec<Delivery> = Vec::new();
     // The deliveries that nothing has ended yet.
     let mut open: Vec<usize> = Vec::new();
+    let mut dropped: BTreeSet<u64> = BTreeSet::new();
     let mut life = 0;
     for (fact, noted) in history.iter().enumerate() {
         let ends = |delivery: &Delivery| match &noted.fact {
@@ -168,15 +169,18 @@ fn overlaps(history: &[Noted], log: &Log, rules: Rules, faults: &mut Vec<Fault>)
             let delivery: &mut Delivery = &mut deliveries[*index];
             let ended = ends(delivery);
             if ended {
-                delivery.end = fact;
+                delivery.end = delivery.end.min(fact);
             }
             !ended
         });
         match noted.fact {
             Fact::Killed => life += 1,
+            Fact::Dropped { ref positions } => dropped.extend(positions),
             Fact::Delivered { consumer, position, .. } => {
+                // One that is being dropped may be nobody's when it is seen.
+                let end = if dropped.contains(&position) { fact } else { usize::MAX };
                 open.push(deliveries.len());
-                let (at, end) = (noted.at, usize::MAX);
+                let at = noted.at;
                 deliveries.push(Delivery { fact, at, consumer, position, life, end });
             }
             _ => {}

@@ -214,6 +214,23 @@ fn the_list_has_every_event_whose_last_outcome_says_so_and_no_other() {
     assert!(faults.contains(&Fault::NeverParked { position: 2 }), "{faults:?}");
 }
 
+/// It was on its way when it was taken off the list, and the next of its key came then.
+#[test]
+fn an_event_that_is_seen_after_it_was_dropped_is_in_nobodys_way() {
+    let facts = [
+        got(1, 1),
+        said(1, 1, Outcome::Park),
+        dropped(&[1]),
+        got(1, 1),
+        got(2, 2),
+        ack(1, 1),
+        ack(2, 2),
+    ];
+    assert_eq!(check(&facts, 3..=5, HOLDING), []);
+    let faults = check(&[&facts[..2], &facts[3..]].concat(), 3..=5, HOLDING);
+    assert!(faults.contains(&Fault::TwoOfAKey { positions: (1, 2), first: 2, second: 3 }));
+}
+
 /// What was given out late may have timed out, and what the run did not see in time proves nothing.
 #[test]
 fn where_events_time_out_only_the_beginning_of_that_time_is_judged() {

@@ -16,7 +16,7 @@ use annals::wire::proto::v1::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::checker::{Fact, Fault, Noted, Rules};
+use super::checker::{Fact, Fault, Log, Noted, Rules};
 use crate::support::{
     append_request, asked::of_types, connect, consumer::Groups, dice::Dice, endpoint, event,
     process::Process, queries, within,
@@ -202,33 +202,41 @@ impl Group {
         self.known().history.clone()
     }
 
-    /// Prints what is known about the events of a fault.
-    pub fn tell(&self, fault: &Fault) {
-        let about: &[u64] = match fault {
-            Fault::TwoOfAKey { positions, .. } => &[positions.0, positions.1],
+    /// Prints what is known about the events of a fault, and those between them of the same key.
+    pub fn tell(&self, fault: &Fault, log: &Log) {
+        let (one, other) = match fault {
+            Fault::TwoOfAKey { positions, .. } => *positions,
             Fault::TooEarly { position, open: other, .. }
-            | Fault::Back { position, after: other, .. } => &[*position, *other],
+            | Fault::Back { position, after: other, .. } => (*position, *other),
             Fault::Stranger { position, .. }
             | Fault::Twice { position, .. }
             | Fault::Forgotten { position }
-            | Fault::NeverParked { position } => &[*position],
+            | Fault::NeverParked { position } => (*position, *position),
         };
+        let key = log.get(&one);
+        let between = log.range(one.min(other)..=one.max(other));
+        let about: Vec<u64> =
+            between.filter(|(_, its)| Some(*its) == key).map(|(position, _)| *position).collect();
+        println!("  of one key: {about:?}");
         for (number, Noted { at, fact }) in self.known().history.iter().enumerate() {
             let told = match fact {
                 Fact::Delivered { position, .. }
                 | Fact::Said { position, .. }
                 | Fact::Refused { position, .. } => about.contains(position),
                 Fact::Dropped { positions } | Fact::Parked { positions } => {
-                    positions.iter().any(|position| about.contains(position))
+                    let about: Vec<_> = positions.iter().filter(|it| about.contains(it)).collect();
+                    if !about.is_empty() {
+                        let what =
+                            if matches!(fact, Fact::Parked { .. }) { "Parked" } else { "Dropped" };
+                        println!("  {number} {at:?} {what} {about:?}");
+                    }
+                    false
                 }
                 Fact::Killed => true,
                 Fact::Closed { .. } | Fact::Stalled { .. } => false,
             };
-            match fact {
-                Fact::Dropped { .. } if told => println!("  {number} {at:?} Dropped"),
-                Fact::Parked { .. } if told => println!("  {number} {at:?} Parked"),
-                fact if told => println!("  {number} {at:?} {fact:?}"),
-                _ => {}
+            if told {
+                println!("  {number} {at:?} {fact:?}");
             }
         }
     }

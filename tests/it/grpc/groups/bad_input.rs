@@ -52,8 +52,6 @@ fn bad_settings() -> Vec<Case<GroupSettings>> {
         ("no time", set(&|s| s.message_timeout = nanos(0, 0)), timeout),
         ("over 1 h", set(&|s| s.message_timeout = nanos(3600, 1)), timeout),
         ("time before now", set(&|s| s.message_timeout = nanos(-1, 0)), timeout),
-        ("a second of nanoseconds", set(&|s| s.message_timeout = nanos(1, 1_000_000_000)), timeout),
-        ("two signs", set(&|s| s.message_timeout = nanos(1, -1)), timeout),
         ("for ever", set(&|s| s.message_timeout = nanos(i64::MAX, i32::MAX)), timeout),
         ("1001 retries", set(&|s| s.retries_max = Some(1001)), &["settings.retries_max"]),
         ("back in time", set(&|s| s.retry_delay = nanos(0, -1)), delay),
@@ -298,7 +296,8 @@ async fn a_bad_poll_or_settle_is_refused_by_the_name_of_its_field() {
     let settle = SettleRequest {
         group: "mail".to_owned(),
         consumer: "a".to_owned(),
-        ..SettleRequest::default()
+        ack: Some(Ack { positions: vec![1], up_to: 0 }),
+        nacks: vec![],
     };
     let acks = |positions| Some(Ack { positions, up_to: 0 });
     let nack = |change: &dyn Fn(&mut Nack)| {

@@ -95,7 +95,7 @@ async fn what_a_consumer_has_whose_connection_is_cut_goes_to_another_one() {
 #[tokio::test]
 async fn a_consumer_that_only_listens_keeps_what_it_has() {
     let store = TestStore::start_with(|config| {
-        config.keep_alive_interval = Duration::from_millis(50);
+        config.keep_alive_interval = Duration::from_millis(100);
         config.keep_alive_timeout = Duration::from_secs(30);
     })
     .await;

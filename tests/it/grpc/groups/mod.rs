@@ -5,6 +5,7 @@ mod bad_input;
 mod delivery;
 mod durable;
 mod half_open;
+mod killed;
 mod life;
 mod limits;
 mod nack;

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use annals::wire::proto::v1::{GroupSettings, Nack, NackAction, consume_request::Message as Says};
+use annals::wire::proto::v1::{
+    GroupInfo, GroupSettings, Nack, NackAction, consume_request::Message as Says,
+};
 
 use crate::support::{
     TestStore,
@@ -87,8 +89,8 @@ async fn a_parked_event_is_not_delivered_again_and_its_reason_is_kept() {
     assert_eq!(first.positions(3).await, events);
     first.nack([events[0]], NackAction::Park, "the address is wrong").await;
     first.ack([events[1]]).await;
-    let info = groups.until("mail", |info| info.settled_count == 1).await;
-    assert_eq!((info.parked_count, info.in_flight_count, info.events_behind), (1, 1, 1));
+    let info = groups.until("mail", |info| info.settled_count == 1 && info.parked_count == 1).await;
+    assert_eq!((info.in_flight_count, info.events_behind), (1, 1));
     assert!(events[1] <= info.position && info.position < events[2]);
     assert!(info.last_error.contains("the address is wrong"), "{}", info.last_error);
     assert!(info.last_error_at.is_some());
@@ -145,10 +147,8 @@ async fn an_event_that_had_its_last_try_is_parked() {
         }
         groups.until_parked("mail", &events).await;
         let parked = groups.parked("mail").await.remove(0);
-        assert_eq!(
-            (parked.deliveries, parked.reason),
-            (retries_max + 1, format!("try {}", retries_max + 1))
-        );
+        assert_eq!(parked.deliveries, retries_max + 1);
+        assert!(parked.reason.contains(&format!("try {}", retries_max + 1)), "{}", parked.reason);
         consumer.expect_nothing().await;
         let info = groups.info("mail").await;
         assert_eq!((info.retry_count, info.settled_count, info.events_behind), (0, 0, 0));
@@ -170,6 +170,7 @@ async fn one_nack_may_name_many_events() {
     assert_eq!(told, [events[8] + 100, events[8] + 101]);
     consumer.nack(events[3..6].to_vec(), NackAction::Skip, "").await;
     consumer.nack(events[6..].to_vec(), NackAction::Retry, "").await;
-    let info = groups.until("mail", |info| info.retry_count == 3).await;
-    assert_eq!((info.parked_count, info.settled_count, info.in_flight_count), (3, 3, 0));
+    let all = |info: &GroupInfo| (info.retry_count, info.parked_count) == (3, 3);
+    let info = groups.until("mail", all).await;
+    assert_eq!((info.settled_count, info.in_flight_count), (3, 0));
 }

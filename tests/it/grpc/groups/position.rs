@@ -69,7 +69,6 @@ async fn a_group_that_is_moved_on_passes_over_what_is_between() {
     let position = groups.info("mail").await.position;
     let moved = groups.set_position("mail", position, Target::After(events[2])).await.unwrap();
     assert!(events[2] <= moved && moved < events[3], "{moved}");
-    groups.until("mail", |info| info.events_behind == 2).await;
     let mut first = groups.consume(consumer("mail", "")).await.unwrap();
     let position = settle(&groups, &mut first, &events[3..]).await;
     let more = store.fill("Payment-1", 3).await;
@@ -160,7 +159,7 @@ async fn what_is_settled_not_there_or_does_not_match_cannot_be_skipped() {
     assert_eq!(first.positions(2).await, [last - 2, last]);
     first.ack([last - 2]).await;
     let position = groups.until("mail", |it| it.settled_count == 1).await.position;
-    for skipped in [last - 2, last - 1, last + 1000, 0, u64::MAX] {
+    for skipped in [last - 2, last - 1, last + 1000, u64::MAX] {
         let refusal =
             groups.set_position("mail", position, Target::Skip(skipped)).await.unwrap_err();
         assert_eq!(refusal.code(), Code::NotFound, "{skipped}: {refusal}");
