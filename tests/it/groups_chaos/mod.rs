@@ -22,7 +22,7 @@ use crate::support::{
 
 const SEED: u64 = 0x000a_11a1;
 /// How often the server is killed.
-const KILLS: u64 = 12;
+const KILLS: u64 = 25;
 const CONSUMERS: u64 = 6;
 
 const TIMEOUT_MILLIS: i32 = 300;
@@ -113,7 +113,7 @@ async fn no_event_is_forgotten_and_keys_stay_in_order_whatever_consumers_do_and_
     }
     others.spawn(run::operate(Arc::clone(&run), groups.clone(), Dice::new(SEED ^ 9)));
     for _ in 0..KILLS {
-        run.progress_by(500 + dice.below(2000)).await;
+        run.progress_by(100 + dice.below(1500)).await;
         run.kill(&groups);
         run.start(data.path());
     }

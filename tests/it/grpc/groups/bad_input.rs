@@ -74,7 +74,7 @@ fn bad_settings() -> Vec<Case<GroupSettings>> {
                 retry_delay: nanos(9999, 0),
                 retry_delay_max: nanos(99_999, 0),
                 in_flight_max: u32::MAX,
-                hold_back_parked_keys: true,
+                hold_back_parked_keys: false,
                 parked_max: u32::MAX,
                 window_max: u32::MAX,
                 checkpoint_interval: nanos(0, 1),

@@ -16,8 +16,11 @@ use crate::support::{
 async fn store(data: &std::path::Path, strategy: GroupStrategy) -> (Process, Groups, Vec<u64>) {
     let process = Process::start_on(data);
     let channel = connect(process.address).await;
-    let settings =
-        GroupSettings { strategy: strategy.into(), hold_back_parked_keys: true, ..patient() };
+    let settings = GroupSettings {
+        strategy: strategy.into(),
+        hold_back_parked_keys: strategy == GroupStrategy::OrderedByStream,
+        ..patient()
+    };
     let groups = Groups::new(channel.clone());
     groups.create(group("mail", settings)).await.unwrap();
     let request = append_request("Payment-1", ANY, ["Paid"; 4]);

@@ -1,7 +1,7 @@
 //! Groups are made, seen, changed and ended.
 
 use annals::wire::proto::v1::{
-    CreateGroupRequest, Filter, Filters, GroupInfo, GroupSettings, GroupStrategy,
+    Ack, CreateGroupRequest, Filter, Filters, GroupInfo, GroupSettings, GroupStrategy,
     ListGroupsRequest, ListParkedRequest, NackAction, PollRequest, ReplayParkedRequest,
     SettleRequest, UpdateGroupRequest, create_group_request::Start,
     set_group_position_request::Target,
@@ -147,7 +147,8 @@ async fn nobody_can_do_anything_with_a_group_that_is_not_there() {
     check_unknown("consume", &groups.consume(consumer("nobody", "a")).await.err().unwrap());
     let request = PollRequest { group: nobody(), consumer: nobody(), ..Default::default() };
     check_unknown("poll", &groups.poll(request).await.unwrap_err());
-    let request = SettleRequest { group: nobody(), consumer: nobody(), ..Default::default() };
+    let ack = Some(Ack { positions: vec![1], up_to: 0 });
+    let request = SettleRequest { group: nobody(), consumer: nobody(), ack, nacks: vec![] };
     check_unknown("settle", &groups.settle(request).await.unwrap_err());
     let request = ListParkedRequest { group: nobody(), ..Default::default() };
     check_unknown("list parked", &groups.list_parked(request).await.unwrap_err());
