@@ -81,6 +81,8 @@ pub enum Fault {
     TooEarly { position: u64, open: u64, fact: usize },
     /// An earlier event of the key came, for the first time in this life of the server, after a later one.
     Back { position: u64, after: u64, fact: usize },
+    /// The event was counted as if it had not been delivered yet: once settled it came anew, or was lost sight of.
+    CountedAnew { position: u64, fact: usize },
     /// Neither handled, nor skipped, nor dropped; or not on the list, though its last outcome was that.
     Forgotten { position: u64 },
     /// On the list, and nobody has parked it.
@@ -113,6 +115,9 @@ pub fn faults(history: &[Noted], log: &Log, rules: Rules) -> Vec<Fault> {
     }
     let effective = effective(history);
     overlaps(history, log, rules, &mut faults);
+    if rules.timeout.is_none() {
+        counts(history, &mut faults);
+    }
     if rules.ordered {
         order(history, log, rules, &effective, &mut faults);
         steps_back(history, log, rules, &effective, &mut faults);
@@ -220,6 +225,23 @@ fn overlaps(history: &[Noted], log: &Log, rules: Rules, faults: &mut Vec<Fault>)
     }
 }
 
+/// Within one life of the server the deliveries of an event are counted up. (Where events time out, an earlier
+/// one may be seen after a later one.)
+fn counts(history: &[Noted], faults: &mut Vec<Fault>) {
+    let mut last: HashMap<u64, u32> = HashMap::new();
+    for (fact, noted) in history.iter().enumerate() {
+        match noted.fact {
+            Fact::Killed => last.clear(),
+            Fact::Delivered { position, deliveries, .. } => {
+                if last.insert(position, deliveries).is_some_and(|before| before >= deliveries) {
+                    faults.push(Fault::CountedAnew { position, fact });
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Each with the few that follow it: what overlaps is seldom far apart.
 fn pairs<'a>(all: &'a [&'a Delivery]) -> impl Iterator<Item = (&'a Delivery, &'a Delivery)> {
     all.iter().enumerate().flat_map(move |(index, first)| {
@@ -307,7 +329,7 @@ fn steps_back(
             }
             Fact::Delivered { position, .. } => {
                 let Some(key) = log[&position].as_deref() else { continue };
-                let last = furthest.entry(key).or_insert(position);
+                let last = furthest.entry(key).or_default();
                 let dropped_before = dropped.contains(&position);
                 let parked_before = !rules.hold_back
                     && effective.get(&position).is_some_and(|said| {
@@ -324,7 +346,10 @@ fn steps_back(
                 {
                     faults.push(Fault::Back { position, after: *last, fact });
                 }
-                *last = (*last).max(position);
+                // Where a parked one goes its own way, what comes again after a kill may come after it.
+                if !parked_before {
+                    *last = (*last).max(position);
+                }
                 seen.insert(position);
             }
             _ => {}

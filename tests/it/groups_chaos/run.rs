@@ -210,6 +210,7 @@ impl Group {
             | Fault::Back { position, after: other, .. } => (*position, *other),
             Fault::Stranger { position, .. }
             | Fault::Twice { position, .. }
+            | Fault::CountedAnew { position, .. }
             | Fault::Forgotten { position }
             | Fault::NeverParked { position } => (*position, *position),
         };

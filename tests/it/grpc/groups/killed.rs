@@ -69,6 +69,39 @@ async fn dropped_events_stay_dropped_after_a_kill() {
     second.expect_nothing().await;
 }
 
+/// The group goes back to before it, and has it on its list: whoever settles or drops it then is done with it.
+#[tokio::test]
+async fn parked_events_that_are_settled_or_dropped_after_a_kill_do_not_come_again() {
+    let data = tempfile::tempdir().unwrap();
+    let (process, groups, events) = store(data.path(), GroupStrategy::RoundRobin).await;
+    let narrow = GroupSettings { window_max: 1, ..patient() };
+    groups.create(group("narrow", narrow)).await.unwrap();
+    let mut first = groups.consume(consumer("narrow", "")).await.unwrap();
+    for position in &events[..2] {
+        first.expect(*position, 1).await;
+        first.ack([*position]).await;
+    }
+    for position in &events[2..] {
+        first.expect(*position, 1).await;
+        first.park([*position]).await;
+    }
+    groups.until_parked("narrow", &events[2..]).await;
+    let (_process, groups) = start_again(process, data.path()).await;
+    assert_eq!(groups.drop_parked("narrow", &events[2..3]).await, 1);
+    assert_eq!(groups.replay_parked("narrow", &events[3..]).await, 1);
+    let mut second = groups.consume(consumer("narrow", "")).await.unwrap();
+    // It looks ahead by one event only: the replayed one comes before it is where that was.
+    let mut seen = second.positions(2).await;
+    seen.sort_unstable();
+    assert_eq!(seen, [events[0], events[3]]);
+    second.ack([events[3]]).await;
+    groups.until_parked("narrow", &[]).await;
+    second.ack([events[0]]).await;
+    second.expect(events[1], 1).await;
+    second.ack([events[1]]).await;
+    second.expect_nothing().await;
+}
+
 #[tokio::test]
 async fn requests_to_replay_and_moves_are_there_after_a_kill() {
     use annals::wire::proto::v1::set_group_position_request::Target;
