@@ -203,7 +203,7 @@ fn overlaps(history: &[Noted], log: &Log, rules: Rules, faults: &mut Vec<Fault>)
     let surely_open = |first: &Delivery, second: &Delivery| {
         second.fact < first.end
             && rules.timeout.is_none_or(|timeout| {
-                second.at - first.at < timeout / 2
+                second.at < first.at + timeout / 2
                     && !history.iter().any(|noted| {
                         matches!(noted.fact, Fact::Stalled { since }
                             if since <= second.at && first.at <= noted.at + timeout)
@@ -232,10 +232,10 @@ fn counts(history: &[Noted], faults: &mut Vec<Fault>) {
     for (fact, noted) in history.iter().enumerate() {
         match noted.fact {
             Fact::Killed => last.clear(),
-            Fact::Delivered { position, deliveries, .. } => {
-                if last.insert(position, deliveries).is_some_and(|before| before >= deliveries) {
-                    faults.push(Fault::CountedAnew { position, fact });
-                }
+            Fact::Delivered { position, deliveries, .. }
+                if last.insert(position, deliveries).is_some_and(|before| before >= deliveries) =>
+            {
+                faults.push(Fault::CountedAnew { position, fact });
             }
             _ => {}
         }

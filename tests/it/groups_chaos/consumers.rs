@@ -191,10 +191,10 @@ impl Call<'_> {
             self.hangs_until = None;
             self.consumer.heartbeat().await;
         }
-        if self.hangs_until.is_some() {
+        if let Some(until) = self.hangs_until {
             // Whoever hangs says nothing, late or not.
             for (due, _) in &mut self.later {
-                *due = (*due).max(self.hangs_until.unwrap());
+                *due = (*due).max(until);
             }
             return true;
         }

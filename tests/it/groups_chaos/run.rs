@@ -255,7 +255,6 @@ impl Group {
     /// Waits until nothing is open up to there.
     pub async fn settled_up_to(&self, last: u64) {
         let groups = self.run.groups().await;
-        println!("{}: {:?}", self.name, groups.info(&self.name).await);
         groups
             .until(&self.name, |info| {
                 info.position >= last && info.in_flight_count == 0 && info.retry_count == 0
@@ -297,7 +296,7 @@ pub async fn watch_the_clock(run: Arc<Run>, groups: Vec<Arc<Group>>) {
             _ = ticks.tick() => {}
         }
         let now = run.begun.elapsed();
-        if now - before > 6 * TICK {
+        if now > before + 6 * TICK {
             for group in &groups {
                 group.note_now(Fact::Stalled { since: before });
             }
