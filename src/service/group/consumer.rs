@@ -395,8 +395,9 @@ impl Settler {
         let up_to = state.window.taken_up_to(self.id, *up_to);
         let named = positions.iter().copied().filter(|it| up_to.binary_search(it).is_err());
         let positions: Vec<_> = named.chain(up_to.iter().copied()).collect();
-        state.window.hear(self.id, now);
+        // Settled before it gets more: it may be what it says it has done.
         let not_in_flight = state.window.settle(self.id, positions, outcome, now);
+        state.window.hear(self.id, now);
         state.note_error(self.shared.now());
         state.forget_idle_pollers();
         drop(state);

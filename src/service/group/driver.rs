@@ -213,11 +213,16 @@ impl Group {
 
     /// Parks some of what is to be parked. Whether there may be more.
     async fn park(&self, shared: &Shared) -> Result<bool, AppendError> {
-        let to_park = self.state().window.take_to_park(PARKED_MAX);
+        let (to_park, checkpoint) = {
+            let mut state = self.state();
+            let to_park = state.window.take_to_park(PARKED_MAX);
+            let checkpoint = state.window.checkpoint(&to_park);
+            (to_park, checkpoint)
+        };
         if to_park.is_empty() {
             return Ok(false);
         }
-        match self.commit(shared, &Change::Parked(&to_park)).await {
+        match self.commit(shared, &Change::Parked(&to_park, self.created, &checkpoint)).await {
             Ok(committed) => {
                 let at = committed.recorded_at.expect("something was written");
                 self.state().window.parked(to_park, at, Instant::now());

@@ -103,7 +103,8 @@ pub enum Change<'a> {
     Created(&'a Created),
     Updated(&'a Updated),
     Deleted,
-    Parked(&'a [ToPark]),
+    /// With where the group is then: what is parked is behind no checkpoint, or it would be looked at anew.
+    Parked(&'a [ToPark], Position, &'a Checkpoint),
     Replayed(&'a [Position]),
     Settled(&'a [Position]),
     /// Of the group that was made at this position.
@@ -118,7 +119,7 @@ impl Change<'_> {
             Self::Created(created) => (GROUP_PREFIX, vec![(CREATED, json(created))]),
             Self::Updated(updated) => (GROUP_PREFIX, vec![(UPDATED, json(updated))]),
             Self::Deleted => (GROUP_PREFIX, vec![(DELETED, String::new())]),
-            Self::Parked(parked) => {
+            Self::Parked(parked, ..) => {
                 let note = |ToPark { position, reason, deliveries, held }: &ToPark| ParkedNote {
                     position: position.get(),
                     reason: Arc::clone(reason),
@@ -132,26 +133,38 @@ impl Change<'_> {
             }
             Self::Settled(positions) => (GROUP_PREFIX, vec![(SETTLED, json(&numbers(positions)))]),
             Self::Checkpoint(created, checkpoint) => {
-                let Checkpoint { position, settled_to, unsettled } = checkpoint;
-                let note = CheckpointNote {
-                    created: created.get(),
-                    position: position.get(),
-                    settled_to: settled_to.get(),
-                    unsettled: unsettled.iter().map(|(at, times)| (at.get(), *times)).collect(),
-                };
-                (CHECKPOINT_PREFIX, vec![(CHECKPOINT, json(&note))])
+                (CHECKPOINT_PREFIX, vec![(CHECKPOINT, note(*created, checkpoint))])
             }
         };
-        let stream = Name::any(&[prefix, group.as_str()].concat());
-        let event = |(event_type, data): (&str, String)| {
-            let data = if data.is_empty() { Data::None } else { Data::Text(&data) };
-            let body = Body { data, ..Body::default() };
-            NewEvent::new(Uuid::now_v7(), &stream, Name::any(event_type), Vec::new(), None, body)
-        };
-        let events = events.into_iter().map(event).collect();
-        let write = Write { stream, events, expected: None };
-        Proposal { writes: vec![write], ..Proposal::default() }
+        let mut writes = vec![write(prefix, group, events)];
+        if let Self::Parked(_, created, checkpoint) = self {
+            let note = note(*created, checkpoint);
+            writes.push(write(CHECKPOINT_PREFIX, group, vec![(CHECKPOINT, note)]));
+        }
+        Proposal { writes, ..Proposal::default() }
     }
+}
+
+/// The events of these types and data, in one of a group's streams.
+fn write(prefix: &str, group: &Name, events: Vec<(&str, String)>) -> Write {
+    let stream = Name::any(&[prefix, group.as_str()].concat());
+    let event = |(event_type, data): (&str, String)| {
+        let data = if data.is_empty() { Data::None } else { Data::Text(&data) };
+        let body = Body { data, ..Body::default() };
+        NewEvent::new(Uuid::now_v7(), &stream, Name::any(event_type), Vec::new(), None, body)
+    };
+    let events = events.into_iter().map(event).collect();
+    Write { stream, events, expected: None }
+}
+
+fn note(created: Position, checkpoint: &Checkpoint) -> String {
+    let Checkpoint { position, settled_to, unsettled } = checkpoint;
+    json(&CheckpointNote {
+        created: created.get(),
+        position: position.get(),
+        settled_to: settled_to.get(),
+        unsettled: unsettled.iter().map(|(at, times)| (at.get(), *times)).collect(),
+    })
 }
 
 fn numbers(positions: &[Position]) -> Vec<u64> {

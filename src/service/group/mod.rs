@@ -110,8 +110,8 @@ pub struct Group {
     state: Mutex<State>,
     /// Held by whoever writes to the group's streams.
     writing: tokio::sync::Mutex<()>,
-    /// Tells the driver that there may be something to do.
-    changed: Notify,
+    /// Tells the driver that there may be something to do: the window's own, too.
+    changed: Arc<Notify>,
     /// The group is deleted.
     ended: CancellationToken,
     hasher: RandomState,
@@ -219,6 +219,7 @@ impl Group {
         window: Window,
         hasher: RandomState,
     ) -> Arc<Self> {
+        let changed = window.news();
         let state = State {
             window,
             filter,
@@ -236,7 +237,7 @@ impl Group {
             made,
             state: Mutex::new(state),
             writing: tokio::sync::Mutex::default(),
-            changed: Notify::new(),
+            changed,
             ended: CancellationToken::new(),
             hasher,
         })

@@ -28,7 +28,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use self::seats::Seat;
 pub use self::{
@@ -173,6 +173,8 @@ pub struct Window {
     dirty: bool,
     counts: Counts,
     last_error: Option<Arc<str>>,
+    /// Tells whoever ticks and writes that there is something new to do.
+    news: Arc<Notify>,
 }
 
 impl Window {
@@ -199,6 +201,7 @@ impl Window {
             dirty: false,
             counts: Counts::default(),
             last_error: None,
+            news: Arc::new(Notify::new()),
         }
     }
 
@@ -220,6 +223,11 @@ impl Window {
         }
         window.assign(now);
         window
+    }
+
+    /// Told when there is something new to tick or to write.
+    pub fn news(&self) -> Arc<Notify> {
+        Arc::clone(&self.news)
     }
 
     /// Every event up to here that matches is settled, or parked.
@@ -408,7 +416,8 @@ impl Window {
                     let taken = self.land(position);
                     let seat = self.seats.get_mut(&consumer).expect("it has events in flight");
                     if taken {
-                        seat.paused = true;
+                        // Who asks at this moment is alive.
+                        seat.paused = seat.wanted.is_none_or(|wanted| wanted == 0);
                         self.fail(position, "its consumer took too long", None, true, now);
                     } else {
                         seat.stalled = true;
@@ -591,11 +600,19 @@ impl Window {
     /// What is to be noted; from now on nothing was settled that it does not tell of.
     pub fn take_checkpoint(&mut self) -> Checkpoint {
         self.dirty = false;
-        let settled_to = self.settled_to.max(self.position());
-        let open = self.open.range(..=settled_to);
-        let unsettled =
-            open.map(|position| (*position, self.events[position].deliveries)).collect();
-        Checkpoint { position: self.position(), settled_to, unsettled }
+        self.checkpoint(&[])
+    }
+
+    /// What there will be to note when these are parked.
+    pub fn checkpoint(&self, to_park: &[ToPark]) -> Checkpoint {
+        let parked: BTreeSet<_> = to_park.iter().map(|to_park| to_park.position).collect();
+        let open = || self.open.iter().filter(|position| !parked.contains(position));
+        let position = open().next().map_or(self.read_to, |first| first.previous());
+        let parked_to = parked.iter().rev().find(|position| self.open.contains(position));
+        let settled_to = self.settled_to.max(position).max(parked_to.copied().unwrap_or_default());
+        let unsettled = open().take_while(|open| **open <= settled_to);
+        let unsettled = unsettled.map(|position| (*position, self.events[position].deliveries));
+        Checkpoint { position, settled_to, unsettled: unsettled.collect() }
     }
 
     /// It could not be written.

@@ -146,6 +146,7 @@ impl Life {
             if to_park.is_empty() {
                 break;
             }
+            self.checkpoint = self.window.checkpoint(&to_park);
             for ToPark { position, reason, deliveries, held } in to_park.clone() {
                 let (key, at) = (self.key(position), Timestamp::default());
                 let parked = Parked { reason, deliveries, at, held, replaying: false, key };

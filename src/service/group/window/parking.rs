@@ -72,6 +72,7 @@ impl Window {
         reason: Arc<str>,
         held: bool,
     ) {
+        self.news.notify_one();
         let event = &self.events[&position];
         let to_park = ToPark { position, reason, deliveries: event.deliveries, held };
         // One that was parked before has its place.
@@ -158,10 +159,11 @@ impl Window {
             self.land(position);
             if self.events[&position].replayed {
                 // It is on the list already.
-                self.remove(position);
+                let event = self.remove(position);
                 self.keys.entry(key).or_default().parked.insert(position);
                 let parked = self.parked.get_mut(&position).expect("it was replayed");
                 (parked.held, parked.replaying) = (true, false);
+                parked.deliveries = event.deliveries;
             } else {
                 let state = self.keys.get_mut(&key).expect("it has a parked event");
                 state.queue.remove(&position);
@@ -177,6 +179,7 @@ impl Window {
     pub(super) fn unpark(&mut self, position: Position) {
         let Some(parked) = self.parked.remove(&position) else { return };
         self.unparked.push(position);
+        self.news.notify_one();
         self.park_what_waits_for_room();
         if let Some(key) = parked.key {
             if let Some(state) = self.keys.get_mut(&key) {

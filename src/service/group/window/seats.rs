@@ -62,6 +62,7 @@ impl Window {
             seat.queue.push_back(position);
             seat.wake.notify_one();
             self.turn = consumer;
+            self.news.notify_one();
             let deadline = now + self.settings.message_timeout;
             self.timers.insert((deadline, position));
             let event = self.events.get_mut(&position).expect("what is ready is here");
