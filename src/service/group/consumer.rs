@@ -274,11 +274,12 @@ impl State {
 impl Group {
     /// The next events for a consumer: as many as fit a message, or none.
     fn pack(&self, shared: &Shared, id: ConsumerId, events_max: usize) -> Delivered {
-        let reader = shared.history.log.reader();
-        let mut visibility = shared.history.visibility(&reader, &*shared.clock);
         let mut packed: Vec<(Delivery, Bytes)> = Vec::new();
         let (mut size, mut gone) = (0, false);
         let mut state = self.state();
+        // Taken behind the lock: what it does not see is gone, and not just newer.
+        let reader = shared.history.log.reader();
+        let mut visibility = shared.history.visibility(&reader, &*shared.clock);
         let now = Instant::now();
         while packed.len() < events_max
             && let Some(position) = state.window.next_for(id, now)

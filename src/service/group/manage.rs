@@ -305,9 +305,9 @@ impl GroupService {
     ) -> Result<ParkedPage, GroupError> {
         let group = self.group(name)?;
         let history = &self.shared.history;
+        let state = group.state();
         let reader = history.log.reader();
         let mut visibility = history.visibility(&reader, &*self.shared.clock);
-        let state = group.state();
         let mut parked = state.window.list_parked(after);
         let page = parked.by_ref().take(max).map(|(position, parked)| {
             let hidden = visibility.as_mut().is_some_and(|it| it.hides(position));

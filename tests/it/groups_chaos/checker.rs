@@ -412,7 +412,8 @@ fn forgotten(
                     .max();
                 *outcome == Outcome::Park
                     && said.iter().all(|(fact, ..)| fact == last || Some(*fact) < got)
-                    && drops.iter().all(|fact| Some(**fact) < got)
+                    // What was dropped does not come again; it may have been on its way.
+                    && drops.is_empty()
                     && all.iter().all(|(fact, _)| *fact < *last || *fact > at)
             });
             if !is_listed && (!settled || last_was_park) {

@@ -17,7 +17,7 @@ pub(super) struct Seat {
     /// Those that are on their way.
     queue: VecDeque<Position>,
     /// Of one that asks each time: so many more.
-    wanted: Option<usize>,
+    pub(super) wanted: Option<usize>,
     /// It let an event time out, and has said nothing since.
     pub(super) paused: bool,
     /// It let events time out that it had not even taken, and has taken none since.

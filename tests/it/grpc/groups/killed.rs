@@ -49,7 +49,8 @@ async fn what_was_not_settled_comes_again_after_a_kill_and_what_is_parked_stays_
     let (_process, groups) = start_again(process, data.path()).await;
     assert_eq!(groups.parked("mail").await, before);
     let mut second = groups.consume(consumer("mail", "")).await.unwrap();
-    assert_eq!(second.positions(2).await, [events[0], events[3]]);
+    // What was settled before something was parked is noted with it.
+    assert_eq!(second.positions(1).await, events[3..]);
     second.expect_nothing().await;
 }
 
@@ -90,15 +91,9 @@ async fn parked_events_that_are_settled_or_dropped_after_a_kill_do_not_come_agai
     assert_eq!(groups.drop_parked("narrow", &events[2..3]).await, 1);
     assert_eq!(groups.replay_parked("narrow", &events[3..]).await, 1);
     let mut second = groups.consume(consumer("narrow", "")).await.unwrap();
-    // It looks ahead by one event only: the replayed one comes before it is where that was.
-    let mut seen = second.positions(2).await;
-    seen.sort_unstable();
-    assert_eq!(seen, [events[0], events[3]]);
+    second.expect(events[3], 2).await;
     second.ack([events[3]]).await;
     groups.until_parked("narrow", &[]).await;
-    second.ack([events[0]]).await;
-    second.expect(events[1], 1).await;
-    second.ack([events[1]]).await;
     second.expect_nothing().await;
 }
 
