@@ -42,6 +42,8 @@ pub struct Block {
 pub struct Scan {
     history: Arc<History>,
     head: Position,
+    /// What the log says up to here of what is hidden; at least the head.
+    hidden_at: Position,
     walk: Walk,
     /// The time at which events are hidden or not; `None`: none is, or the walk passes them over by itself.
     visible_at_micros: Option<i64>,
@@ -125,14 +127,17 @@ impl Scan {
         filter: &Filter,
         after: Position,
     ) -> Self {
-        let reader = history.log.reader_at(head);
+        // What was hidden since is hidden, too.
+        let now = history.log.reader();
+        let reader = history.log.reader_at(head.min(now.head()));
         let direction = Direction::Forwards;
         let walk = if filter.is_everything() {
             Walk::Slices
         } else {
             Walk::Picked { cursor: Cursor::after(after, filter, history, &reader), direction }
         };
-        Self::of(walk, history, clock, &reader, after.max(reader.first().previous()))
+        let scan = Self::of(walk, history, clock, &now, after.max(reader.first().previous()));
+        Self { head: reader.head(), ..scan }
     }
 
     fn of(
@@ -147,7 +152,8 @@ impl Scan {
         let visibility = visibility.filter(|it| !it.hides_dropped_only());
         let visible_at_micros = visibility.map(|it| it.now_micros());
         let (history, head) = (Arc::clone(history), reader.head());
-        Self { history, head, walk, visible_at_micros, reached, remaining: u64::MAX }
+        let remaining = u64::MAX;
+        Self { history, head, hidden_at: head, walk, visible_at_micros, reached, remaining }
     }
 
     /// The events of `stream` after version `after` (backwards: before it, or from the end if it is 0),
@@ -184,6 +190,7 @@ impl Scan {
         Some(Self {
             history,
             head,
+            hidden_at: head,
             walk,
             visible_at_micros: None,
             reached: Position::ZERO,
@@ -274,7 +281,8 @@ impl Scan {
     fn view(&self) -> View {
         let reader = self.history.log.reader_at(self.head);
         let visibility = self.visible_at_micros.map(|now_micros| {
-            self.history.retention.visibility(&self.history, reader.clone(), now_micros)
+            let reader = self.history.log.reader_at(self.hidden_at);
+            self.history.retention.visibility(&self.history, reader, now_micros)
         });
         View { reader, visibility }
     }
