@@ -41,6 +41,10 @@ pub struct TailArgs {
     #[arg(long, value_name = "NAME", requires = "group", default_value = NAME,
         hide_default_value = true)]
     consumer: String,
+    /// Also the server's own events, of streams that begin with `$`; with a filter they are shown if it picks
+    /// them
+    #[arg(long)]
+    system: bool,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -80,6 +84,8 @@ impl StartArgs {
 struct Tail {
     server: ServerArgs,
     filters: Vec<Filter>,
+    /// Whether the server's own events are printed, too.
+    system: bool,
     json: bool,
     out: Output,
     /// After the last position that was handled, once the first subscription stands.
@@ -102,6 +108,7 @@ pub async fn run(args: TailArgs) -> Result<(), CliError> {
     let mut tail = Tail {
         start: args.start.into_start(),
         server: args.server,
+        system: args.system || !filters.is_empty(),
         filters,
         json: args.json,
         out: Output::stdout(),
@@ -160,7 +167,9 @@ impl Tail {
                 Some(Message::Confirmed(confirmed)) => self.start = Start::After(confirmed.after),
                 Some(Message::Events(block)) => {
                     for event in &block.events {
-                        self.out.event(event, self.json)?;
+                        if self.system || !event.stream.starts_with('$') {
+                            self.out.event(event, self.json)?;
+                        }
                         self.start = Start::After(event.position);
                     }
                     self.out.flush()?;

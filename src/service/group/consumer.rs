@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Group, GroupError, GroupService, Shared, State,
+    driver::look_ahead,
     window::{ConsumerId, Delivery, Outcome, SeatCounts},
 };
 use crate::{
@@ -137,6 +138,10 @@ impl GroupService {
         let asking = Asking::begin(shared, &group, caller).await?;
         let message_timeout = group.state().window.settings().message_timeout;
         group.state().window.want(asking.id, events_max, Instant::now());
+        // Also who does not wait gets what is there, and nobody has looked while there was no consumer.
+        while look_ahead(shared, &group) && !group.state().window.has_next_for(asking.id) {
+            tokio::task::yield_now().await;
+        }
         group.changed.notify_one();
         loop {
             let delivered = group.pack(shared, asking.id, events_max);

@@ -64,7 +64,7 @@ impl Driver {
                 return;
             }
             let interest = self.interest();
-            let more = self.look_ahead();
+            let more = look_ahead(&shared, &group);
             if more {
                 tokio::task::yield_now().await;
                 continue;
@@ -105,57 +105,6 @@ impl Driver {
         (window.read_to(), window.room() > 0, wake_at.into_iter().flatten().min())
     }
 
-    /// Offers what matches and was not looked at, as far as there is room. Whether there may be more at once.
-    fn look_ahead(&self) -> bool {
-        let (shared, group) = (&self.shared, &self.group);
-        let (room, after, filter, strategy, generation) = {
-            let state = group.state();
-            let window = &state.window;
-            let room = window.room().min(FOUND_MAX);
-            if room == 0 {
-                return false;
-            }
-            let strategy = window.settings().strategy;
-            (room, window.read_to(), state.filter.clone(), strategy, state.generation)
-        };
-        let reader = shared.history.log.reader();
-        if after >= reader.head() {
-            return false;
-        }
-        let before_kept = reader.first().previous();
-        let mut visibility = shared.history.visibility(&reader, &*shared.clock);
-        let (found, seen) = plan::matches(
-            &filter,
-            &shared.history,
-            &reader,
-            after.max(before_kept),
-            room,
-            JUMPS_BETWEEN_YIELDS,
-            visibility.as_mut(),
-        );
-        let everything = filter.is_everything();
-        let event = |position: &Position| -> Option<(Position, Key)> {
-            let record = reader.record(*position)?;
-            let event = record.event();
-            let stream = event.body.stream;
-            let passed = journal::is_of_a_group(stream) || (everything && stream.starts_with('$'));
-            (!passed).then(|| (*position, key(&event, strategy, &group.hasher)))
-        };
-        let events: Vec<_> = found.iter().filter_map(event).collect();
-        let mut state = group.state();
-        if state.generation == generation {
-            if after < before_kept {
-                let (first, last) = (after.next(), before_kept);
-                let error =
-                    format!("events {first} to {last} were dropped before they were delivered");
-                tracing::warn!(group = %group.name, %first, %last, "events were dropped before a group had them");
-                state.last_error = Some((error.into(), shared.now()));
-            }
-            state.window.offer(events, seen, Instant::now());
-        }
-        seen < reader.head()
-    }
-
     /// Writes what is to be parked and what was settled of it, and a checkpoint when it is due or at the end.
     async fn write(&mut self, stops: bool) {
         let now = Instant::now();
@@ -185,6 +134,56 @@ impl Driver {
             self.write_again = Some(Instant::now() + WRITE_AGAIN_AFTER);
         }
     }
+}
+
+/// Offers what matches and was not looked at, as far as there is room. Whether there may be more at once.
+pub(super) fn look_ahead(shared: &Shared, group: &Group) -> bool {
+    let (room, after, filter, strategy, generation) = {
+        let state = group.state();
+        let window = &state.window;
+        let room = window.room().min(FOUND_MAX);
+        if room == 0 {
+            return false;
+        }
+        let strategy = window.settings().strategy;
+        (room, window.read_to(), state.filter.clone(), strategy, state.generation)
+    };
+    let reader = shared.history.log.reader();
+    if after >= reader.head() {
+        return false;
+    }
+    let before_kept = reader.first().previous();
+    let mut visibility = shared.history.visibility(&reader, &*shared.clock);
+    let (found, seen) = plan::matches(
+        &filter,
+        &shared.history,
+        &reader,
+        after.max(before_kept),
+        room,
+        JUMPS_BETWEEN_YIELDS,
+        visibility.as_mut(),
+    );
+    let everything = filter.is_everything();
+    let event = |position: &Position| -> Option<(Position, Key)> {
+        let record = reader.record(*position)?;
+        let event = record.event();
+        let stream = event.body.stream;
+        let passed = journal::is_of_a_group(stream) || (everything && stream.starts_with('$'));
+        (!passed).then(|| (*position, key(&event, strategy, &group.hasher)))
+    };
+    let events: Vec<_> = found.iter().filter_map(event).collect();
+    let mut state = group.state();
+    // Others may have looked meanwhile: then this is known.
+    if state.generation == generation && state.window.read_to() == after {
+        if after < before_kept {
+            let (first, last) = (after.next(), before_kept);
+            let error = format!("events {first} to {last} were dropped before they were delivered");
+            tracing::warn!(group = %group.name, %first, %last, "events were dropped before a group had them");
+            state.last_error = Some((error.into(), shared.now()));
+        }
+        state.window.offer(events, seen, Instant::now());
+    }
+    seen < reader.head()
 }
 
 async fn news(interest: Option<&Interest>, after: Position) {

@@ -432,7 +432,7 @@ impl GroupService {
             time_behind: facts.time_behind,
             events,
             events_per_second,
-            live: consumers > 0 && facts.events_behind == 0,
+            live: facts.events_behind == 0,
             opened_at: facts.created_at,
             group: Some(subscription::GroupFacts {
                 in_flight: in_flight as u64,

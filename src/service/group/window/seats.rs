@@ -159,6 +159,11 @@ impl Window {
         self.seats[&consumer].queue.front().copied()
     }
 
+    /// Whether something is on its way to a consumer.
+    pub fn has_next_for(&self, consumer: ConsumerId) -> bool {
+        self.seats.get(&consumer).is_some_and(|seat| !seat.queue.is_empty())
+    }
+
     /// The consumer has it now.
     pub fn take(&mut self, consumer: ConsumerId) -> Option<Delivery> {
         let seat = self.seats.get_mut(&consumer)?;

@@ -43,6 +43,14 @@ fn waiting(request: PollRequest) -> PollRequest {
     PollRequest { wait_max: Some(millis(60_000)), ..request }
 }
 
+/// Nobody has looked ahead for it.
+#[tokio::test]
+async fn the_first_poll_of_a_group_gets_what_is_there_and_does_not_wait() {
+    let (store, groups) = start(patient()).await;
+    let events = store.fill("Payment-1", 3).await;
+    assert_eq!(polled(&groups, asking("a", 2)).await, events[..2]);
+}
+
 #[tokio::test]
 async fn a_poll_takes_no_more_than_asked_for_and_nothing_that_is_in_flight() {
     let (store, groups) = start(GroupSettings { in_flight_max: 4, ..patient() }).await;
