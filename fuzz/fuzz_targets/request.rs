@@ -25,10 +25,14 @@ use annals::{
         sequencer::Sequencer,
         store::Store,
     },
+    service::group::journal::Created,
     wire::{
-        convert, filter,
-        proto::v1::{AppendRequest, CommitRequest, CountRequest, SubscribeRequest},
-        status,
+        consume, convert, filter, group,
+        proto::v1::{
+            AppendRequest, CommitRequest, ConsumeRequest, CountRequest, CreateGroupRequest,
+            SettleRequest, SubscribeRequest, UpdateGroupRequest,
+        },
+        status, subscribing,
     },
 };
 use libfuzzer_sys::fuzz_target;
@@ -40,11 +44,33 @@ fn proposal(
     bytes: &[u8],
 ) -> Result<Option<annals::core::append::Proposal>, prost::DecodeError> {
     let limits = Limits::default();
-    Ok(match kind % 4 {
+    Ok(match kind % 8 {
         0 => convert::append(AppendRequest::decode(bytes)?, &limits).ok(),
         1 => convert::commit(CommitRequest::decode(bytes)?, &limits).ok(),
         2 => {
-            let _ = convert::subscribe(SubscribeRequest::decode(bytes)?, &limits);
+            let _ = subscribing::subscribe(SubscribeRequest::decode(bytes)?, &limits);
+            None
+        }
+        3 => {
+            // What a group is made of is written down, and read at the next start.
+            let made = group::created(CreateGroupRequest::decode(bytes)?, &limits);
+            if let Ok((_, begin, filter, settings)) = made {
+                let created = Created { begin, after: 0, filter, settings };
+                let written = serde_json::to_string(&created).expect("it is JSON");
+                assert_eq!(serde_json::from_str::<Created>(&written).expect("ours"), created);
+            }
+            None
+        }
+        4 => {
+            let _ = group::updated(UpdateGroupRequest::decode(bytes)?, &limits);
+            None
+        }
+        5 => {
+            let _ = group::settle(SettleRequest::decode(bytes)?);
+            None
+        }
+        6 => {
+            let _ = consume::settlement(ConsumeRequest::decode(bytes)?);
             None
         }
         _ => {

@@ -160,7 +160,7 @@ fn check(start: ConsumeStart) -> Result<Start, InvalidRequest> {
 }
 
 /// What became of events; `None`: the consumer is alive.
-fn settlement(request: ConsumeRequest) -> Result<Option<Settlement>, InvalidRequest> {
+pub fn settlement(request: ConsumeRequest) -> Result<Option<Settlement>, InvalidRequest> {
     let (mut check, root) = (Check::default(), At::Root);
     let settlement = match request.message {
         Some(Sent::Heartbeat(())) => None,

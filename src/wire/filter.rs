@@ -295,7 +295,7 @@ fn told_json(json: &JsonMatch) -> v1::JsonMatch {
         Scalar::Text(text) => Kind::StringValue(text.clone()),
     };
     let value = (operator != Told::Exists).then_some(prost_types::Value { kind: Some(value) });
-    v1::JsonMatch { path: json.path(), operator: operator.into(), value }
+    v1::JsonMatch { path: json.path().to_owned(), operator: operator.into(), value }
 }
 
 /// Whether there are more filters, or more values in them, than a request may have.

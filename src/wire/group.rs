@@ -327,7 +327,8 @@ impl Check {
     }
 }
 
-fn created(
+/// A group to make.
+pub fn created(
     request: v1::CreateGroupRequest,
     limits: &Limits,
 ) -> Result<(Name, Begin, Filter, Settings), InvalidRequest> {
@@ -348,9 +349,14 @@ fn created(
     check.finish(name.map(|name| (name, begin, filter, settings)))
 }
 
-type Updated = (Name, Option<Settings>, Option<Filter>);
+/// A name, and what is set anew.
+pub type Updated = (Name, Option<Settings>, Option<Filter>);
 
-fn updated(request: v1::UpdateGroupRequest, limits: &Limits) -> Result<Updated, InvalidRequest> {
+/// What a group is to be.
+pub fn updated(
+    request: v1::UpdateGroupRequest,
+    limits: &Limits,
+) -> Result<Updated, InvalidRequest> {
     let v1::UpdateGroupRequest { group, settings, filters } = request;
     let (mut check, root) = (Check::default(), At::Root);
     let name = check.group(root.field("group"), &group);
@@ -399,7 +405,8 @@ fn poll(request: v1::PollRequest) -> Result<Poll, InvalidRequest> {
     check.finish(names.map(|(group, consumer)| Poll { group, consumer, events_max, wait_max }))
 }
 
-fn settle(request: v1::SettleRequest) -> Result<(Name, Name, Vec<Settlement>), InvalidRequest> {
+/// What became of events.
+pub fn settle(request: v1::SettleRequest) -> Result<(Name, Name, Vec<Settlement>), InvalidRequest> {
     let v1::SettleRequest { group, consumer, ack, nacks } = request;
     let (mut check, root) = (Check::default(), At::Root);
     let group = check.group(root.field("group"), &group);

@@ -7,7 +7,7 @@ pub mod call;
 mod caller;
 pub mod codec;
 pub mod command;
-mod consume;
+pub mod consume;
 pub mod convert;
 pub mod empty;
 pub mod filter;
@@ -16,7 +16,7 @@ mod interactive;
 pub mod query;
 mod settings;
 pub mod status;
-mod subscribing;
+pub mod subscribing;
 pub mod subscription;
 
 use std::{pin::Pin, time::Duration};

@@ -27,14 +27,30 @@ pub enum Operator {
 pub enum Scalar {
     Null,
     Bool(bool),
-    Number(f64),
+    Number(#[serde(with = "exact")] f64),
     Text(String),
+}
+
+/// A number as text: a JSON number may be read back as its neighbour.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub fn serialize<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(number)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// JSON data in which any of the values at a path compares as said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct JsonMatch {
+    /// The path as it was given: what the library makes of it is not always a path again.
+    text: String,
     path: JsonPath,
     operator: Operator,
     value: Scalar,
@@ -58,8 +74,7 @@ impl TryFrom<Written> for JsonMatch {
 
 impl From<JsonMatch> for Written {
     fn from(json: JsonMatch) -> Self {
-        let path = json.path();
-        Self { path, operator: json.operator, value: json.value }
+        Self { path: json.text, operator: json.operator, value: json.value }
     }
 }
 
@@ -90,14 +105,15 @@ impl JsonMatch {
         if path.len() > PATH_BYTES_MAX {
             return Err(PathError::TooLong(path.len()));
         }
+        let text = path.to_owned();
         let path = JsonPath::parse(path).map_err(|error| PathError::Syntax(error.to_string()))?;
         check(&path.to_string())?;
-        Ok(Self { path, operator, value })
+        Ok(Self { text, path, operator, value })
     }
 
-    /// The path, as it is written canonically.
-    pub fn path(&self) -> String {
-        self.path.to_string()
+    /// The path, as it was given.
+    pub fn path(&self) -> &str {
+        &self.text
     }
 
     /// How.

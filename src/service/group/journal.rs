@@ -294,3 +294,51 @@ fn parse<T: DeserializeOwned>(event: &EventView<'_>) -> Option<T> {
     let Data::Text(text) = event.body.data else { return None };
     serde_json::from_str(text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::filter::{
+        Clause, MetadataMatch, TimeRange,
+        json::{JsonMatch, Operator, Scalar},
+        text::TextMatch,
+    };
+
+    #[test]
+    fn a_group_is_read_as_it_was_written() {
+        let names = |text: &str| vec![Name::any(text)];
+        let moment = Timestamp::new(-62_135_596_800, 999_999_999);
+        let json = |value| {
+            JsonMatch::new("$.a[0]['b c']..d", Operator::LessOrEqual, value).expect("a path")
+        };
+        let clause = Clause {
+            streams: names("a\"-1"),
+            stream_prefixes: names("b"),
+            categories: names("c"),
+            types: names("d"),
+            tags: names("e"),
+            tags_all: names("f"),
+            correlation_ids: names("g"),
+            causation_ids: names("h"),
+            metadata: vec![MetadataMatch { key: Name::any("i"), values: vec![String::new()] }],
+            occurred: TimeRange { from: moment, to: None },
+            recorded: TimeRange { from: None, to: moment },
+            text: TextMatch::new(vec!["ä+".to_owned()]).ok(),
+            json: vec![
+                json(Scalar::Null),
+                json(Scalar::Bool(true)),
+                // No JSON reader is bound to give the same number back.
+                json(Scalar::Number(0.1 + 0.2)),
+                json(Scalar::Number(f64::MIN_POSITIVE)),
+                json(Scalar::Text("\u{0}".to_owned())),
+            ],
+        };
+        let filter = Filter { clauses: vec![clause, Clause::default()] };
+        for begin in [Begin::After(7), Begin::Now, Begin::Time(moment.expect("year 1"))] {
+            let (filter, settings) = (filter.clone(), Settings::default());
+            let created = Created { begin, after: 7, filter, settings };
+            let read: Created = serde_json::from_str(&super::json(&created)).expect("it is JSON");
+            assert_eq!(read, created);
+        }
+    }
+}
