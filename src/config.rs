@@ -55,7 +55,7 @@ pub struct Config {
     pub limits: Limits,
     /// Appends that wait for the sequencer at once, 1 to 1 048 576: 65 536. More are refused.
     pub append_queue_max: usize,
-    /// Subscriptions, watches and replays that are open at once, 1 to 1 000 000: 10 000. More are refused.
+    /// Subscriptions, consumers, watches and replays that are open at once, 1 to 1 000 000: 10 000. More are refused.
     pub subscriptions_max: usize,
     /// Consumer groups that there are at once, 1 to 100 000: 1000. More are refused.
     pub groups_max: usize,
@@ -163,7 +163,7 @@ pub const OPTIONS: &[Spec] = &[
     option!("metadata-entries-max", "N", limits.metadata_entries_max, count(1..=Limits::HARD.metadata_entries_max), "Metadata entries of one event"),
     option!("tags-max", "N", limits.tags_max, count(1..=Limits::HARD.tags_max), "Tags of one event"),
     option!("append-queue-max", "N", append_queue_max, count(1..=1 << 20), "Appends that wait at once; more are refused"),
-    option!("subscriptions-max", "N", subscriptions_max, count(1..=1_000_000), "Subscriptions, watches and replays that are open at once; more are refused"),
+    option!("subscriptions-max", "N", subscriptions_max, count(1..=1_000_000), "Subscriptions, consumers, watches and replays that are open at once; more are refused"),
     option!("groups-max", "N", groups_max, count(1..=100_000), "Consumer groups that there are at once; more are refused"),
     option!("keep-alive-interval", "DURATION", keep_alive_interval, interval, "Ask a connection that has been quiet for so long whether it is alive"),
     option!("keep-alive-timeout", "DURATION", keep_alive_timeout, interval, "Drop a connection that does not answer for so long"),

@@ -18,6 +18,7 @@ use crate::{
         clock::{Clock, SystemClock, Timestamp},
         commit_log::CommitLogError,
         position::Position,
+        store::Store,
     },
     service::{
         cache::QueryCache,
@@ -87,21 +88,9 @@ pub async fn run(
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
-    let limits = (config.groups_max, config.limits.event_size_bytes_max);
-    let commands = CommandService::new(Arc::clone(&store));
-    let interests = Interests::new(Arc::clone(store.history()), stop.clone());
-    tokio::spawn(interests.clone().follow());
-    let groups = GroupService::start(
-        commands,
-        Arc::clone(store.history()),
-        Arc::clone(&clock),
-        interests.clone(),
-        limits,
-        stop.clone(),
-    )
-    .map_err(|position| ServerError::Group { position })?;
-    let routes =
-        routes(&config, &storage, &clock, &stop, health.clone(), groups.clone(), interests).await?;
+    let following = Following::start(&config, &store, &clock, &stop)?;
+    let groups = following.groups.clone();
+    let routes = routes(&config, &storage, &clock, &stop, health.clone(), following).await?;
     let routes = routes.add_service(health_service);
 
     if let Ok(address) = listener.local_addr() {
@@ -175,27 +164,58 @@ const SERVICES: [&str; 4] = [
     AdminServiceServer::<Admin>::NAME,
 ];
 
+/// What follows the log: who listens, and how many may.
+struct Following {
+    places: Places,
+    subscriptions: SubscriptionService,
+    groups: GroupService,
+}
+
+impl Following {
+    fn start(
+        config: &Config,
+        store: &Arc<Store>,
+        clock: &Arc<dyn Clock>,
+        stop: &CancellationToken,
+    ) -> Result<Self, ServerError> {
+        let history = store.history();
+        let places = Places::new(config.subscriptions_max);
+        let interests = Interests::new(Arc::clone(history), stop.clone());
+        tokio::spawn(interests.clone().follow());
+        let subscriptions = SubscriptionService::new(
+            Arc::clone(history),
+            Arc::clone(clock),
+            places.clone(),
+            interests.clone(),
+            stop.clone(),
+        );
+        let groups = GroupService::start(
+            CommandService::new(Arc::clone(store)),
+            Arc::clone(history),
+            Arc::clone(clock),
+            interests,
+            places.clone(),
+            (config.groups_max, config.limits.event_size_bytes_max),
+            stop.clone(),
+        )
+        .map_err(|position| ServerError::Group { position })?;
+        Ok(Self { places, subscriptions, groups })
+    }
+}
+
 async fn routes(
     config: &Config,
     storage: &Storage,
     clock: &Arc<dyn Clock>,
     stop: &CancellationToken,
     health: HealthReporter,
-    groups: GroupService,
-    interests: Interests,
+    following: Following,
 ) -> Result<Routes, ServerError> {
     let store = &storage.store;
     let limits = config.limits;
     let history = store.history();
-    let places = Places::new(config.subscriptions_max);
     let cache = Arc::new(QueryCache::new(config.query_cache));
-    let subscriptions = SubscriptionService::new(
-        Arc::clone(history),
-        Arc::clone(clock),
-        places.clone(),
-        interests,
-        stop.clone(),
-    );
+    let Following { places, subscriptions, groups } = following;
     let commands = Commands::new(CommandService::new(Arc::clone(store)), limits, stop.clone());
     let queries =
         QueryService::new(Arc::clone(history), Arc::clone(clock), places.clone(), stop.clone());

@@ -1,4 +1,4 @@
-//! Places for what stays open: subscriptions, watches, replays. Their number is limited.
+//! Places for what stays open: subscriptions, consumers of groups, watches, replays. Their number is limited.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ pub struct Places {
 
 /// All places are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} subscriptions, watches and replays are open, no more are allowed")]
+#[error("{limit} subscriptions, consumers, watches and replays are open, no more are allowed")]
 pub struct NoPlace {
     pub limit: usize,
 }

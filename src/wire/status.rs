@@ -262,6 +262,7 @@ impl From<GroupError> for Status {
                 let what = format!("make an event of {size} bytes, at most {max} are allowed");
                 InvalidRequest::one("filters", what).into()
             }
+            E::TooMany(NoPlace { limit }) => too_many_subscriptions(text, limit),
             E::ShuttingDown => shutting_down(),
             E::Append(error) => error.into(),
         }

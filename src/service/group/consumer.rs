@@ -14,6 +14,7 @@ use super::{
 use crate::{
     core::{clock::Timestamp, name::Name, position::Position},
     service::{
+        places::Place,
         scan::{BLOCK_SIZE_BYTES_MAX, Block},
         subscription::Caller,
     },
@@ -71,6 +72,7 @@ pub struct Consumer {
     sent_at: Instant,
     /// Ends with it.
     gone: CancellationToken,
+    _place: Place,
 }
 
 /// A consumer's way to say what became of events.
@@ -93,6 +95,7 @@ impl GroupService {
         heartbeat_interval: Duration,
     ) -> Result<Consumer, GroupError> {
         let group = self.group(group)?;
+        let place = self.shared.places.take()?;
         let wake = Arc::new(Notify::new());
         let (id, in_flight_max, message_timeout) = {
             let mut state = group.state();
@@ -120,6 +123,7 @@ impl GroupService {
             heartbeat_interval,
             sent_at: Instant::now(),
             gone: CancellationToken::new(),
+            _place: place,
         })
     }
 
@@ -139,7 +143,7 @@ impl GroupService {
         let message_timeout = group.state().window.settings().message_timeout;
         group.state().window.want(asking.id, events_max, Instant::now());
         // Also who does not wait gets what is there, and nobody has looked while there was no consumer.
-        while look_ahead(shared, &group) && !group.state().window.has_next_for(asking.id) {
+        while look_ahead(shared, &group, false) && !group.state().window.has_next_for(asking.id) {
             tokio::task::yield_now().await;
         }
         group.changed.notify_one();

@@ -64,7 +64,7 @@ impl Driver {
                 return;
             }
             let interest = self.interest();
-            let more = look_ahead(&shared, &group);
+            let more = look_ahead(&shared, &group, false);
             if more {
                 tokio::task::yield_now().await;
                 continue;
@@ -136,12 +136,13 @@ impl Driver {
     }
 }
 
-/// Offers what matches and was not looked at, as far as there is room. Whether there may be more at once.
-pub(super) fn look_ahead(shared: &Shared, group: &Group) -> bool {
+/// Offers what matches and was not looked at, as far as there is room; `alone`: also where there is
+/// no consumer. Whether there may be more at once.
+pub(super) fn look_ahead(shared: &Shared, group: &Group, alone: bool) -> bool {
     let (room, after, filter, strategy, generation) = {
         let state = group.state();
         let window = &state.window;
-        let room = window.room().min(FOUND_MAX);
+        let room = if alone { window.room_left() } else { window.room() }.min(FOUND_MAX);
         if room == 0 {
             return false;
         }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     Group, GroupError, GroupService,
     consumer::ConsumerFacts,
+    driver::look_ahead,
     journal::{Begin, Change, Created, Updated},
     key_at,
     settings::Settings,
@@ -84,7 +85,7 @@ impl GroupService {
         settings: Settings,
     ) -> Result<GroupFacts, GroupError> {
         let shared = &self.shared;
-        let _creating = shared.creating.lock().await;
+        let creating = Arc::clone(&shared.creating).lock_owned().await;
         if let Ok(group) = self.group(&name) {
             let Created { begin: before, filter: filters, settings: set, .. } = &group.made;
             return if (*before, filters, *set) == (begin, &filter, settings) {
@@ -117,6 +118,7 @@ impl GroupService {
             let hasher = RandomState::new();
             let group = Group::with_window(name, created, created_at, made, filter, window, hasher);
             service.shared.run(Arc::clone(&group));
+            drop(creating);
             Ok(service.facts(&group))
         });
         making.await.unwrap_or(Err(GroupError::ShuttingDown))
@@ -285,6 +287,10 @@ impl GroupService {
                 moved?;
             }
             Target::Past(position) => {
+                // Nobody has looked while there was no consumer.
+                while group.state().window.read_to() < position && look_ahead(shared, group, true) {
+                    tokio::task::yield_now().await;
+                }
                 if !group.state().window.skip(position, Instant::now()) {
                     let group = group.name.clone();
                     return Err(GroupError::NotUnsettled { group, position });

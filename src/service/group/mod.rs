@@ -38,6 +38,7 @@ pub use self::{
 };
 use super::{
     command::CommandService,
+    places::{NoPlace, Places},
     subscription::{Interest, Interests, Sent},
 };
 use crate::core::{
@@ -73,6 +74,8 @@ pub enum GroupError {
     NotUnsettled { group: Name, position: Position },
     #[error("the filters and settings make an event of {size} bytes, at most {max} are allowed")]
     TooLarge { size: usize, max: usize },
+    #[error(transparent)]
+    TooMany(#[from] NoPlace),
     #[error("the server stops")]
     ShuttingDown,
     /// What the log says: whether it was written depends on that.
@@ -96,7 +99,8 @@ struct Shared {
     event_size_bytes_max: usize,
     groups: Mutex<BTreeMap<Name, Arc<Group>>>,
     /// Held by whoever makes a group.
-    creating: tokio::sync::Mutex<()>,
+    creating: Arc<tokio::sync::Mutex<()>>,
+    places: Places,
     drivers: TaskTracker,
 }
 
@@ -133,13 +137,15 @@ struct State {
 }
 
 impl GroupService {
-    /// The groups that the log tells of, and those that will be made: at most `groups_max`. An error: the position of
+    /// The groups that the log tells of, and those that will be made: at most the first of `limits`; the second is what
+    /// an event may measure, bytes. A consumer takes one of the places. An error: the position of
     /// an event of a group that cannot be read.
     pub fn start(
         commands: CommandService,
         history: Arc<History>,
         clock: Arc<dyn Clock>,
         interests: Interests,
+        places: Places,
         limits: (usize, usize),
         stop: CancellationToken,
     ) -> Result<Self, Position> {
@@ -154,7 +160,8 @@ impl GroupService {
             groups_max,
             event_size_bytes_max,
             groups: Mutex::default(),
-            creating: tokio::sync::Mutex::default(),
+            creating: Arc::default(),
+            places,
             drivers: TaskTracker::new(),
         });
         for recorded in recorded {

@@ -252,7 +252,12 @@ impl Window {
 
     /// So many more events may be offered; none while nobody takes any.
     pub fn room(&self) -> usize {
-        if self.seats.is_empty() || self.is_stopped() {
+        if self.seats.is_empty() { 0 } else { self.room_left() }
+    }
+
+    /// So many more events may be offered, whether somebody takes them or not.
+    pub fn room_left(&self) -> usize {
+        if self.is_stopped() {
             return 0;
         }
         self.settings.window_max.saturating_sub(self.open.len())

@@ -58,6 +58,19 @@ async fn one_consumer_too_many_is_refused_until_another_one_goes() {
 }
 
 #[tokio::test]
+async fn a_consumer_takes_a_place_among_all_that_is_open() {
+    let store = TestStore::start_with(|config| config.subscriptions_max = 1).await;
+    let groups = store.groups();
+    groups.create(group("mail", patient())).await.unwrap();
+    let first = groups.consume(consumer("mail", "first")).await.unwrap();
+    let refusal = groups.consume(consumer("mail", "second")).await.err().unwrap();
+    assert_eq!((&*refusal.reason(), &*refusal.fact("limit")), ("TOO_MANY_SUBSCRIPTIONS", "1"));
+    drop(first);
+    groups.until("mail", |info| info.consumer_count == 0).await;
+    groups.consume(consumer("mail", "second")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_deleted_group_ends_its_consumers_and_no_others() {
     let store = TestStore::start().await;
     let groups = store.groups();

@@ -148,6 +148,16 @@ async fn a_group_skips_exactly_one_event_that_is_not_settled() {
     groups.until("mail", |it| it.events_behind == 0 && it.position >= events[4]).await;
 }
 
+/// Its consumers were stopped because of it.
+#[tokio::test]
+async fn a_group_without_consumers_skips_an_event_that_nobody_has_looked_at() {
+    let (_store, groups, events) = with_events(patient()).await;
+    let position = groups.info("mail").await.position;
+    groups.set_position("mail", position, Target::Skip(events[1])).await.unwrap();
+    let mut first = groups.consume(consumer("mail", "")).await.unwrap();
+    assert_eq!(first.positions(4).await, [&events[..1], &events[2..]].concat());
+}
+
 #[tokio::test]
 async fn what_is_settled_not_there_or_does_not_match_cannot_be_skipped() {
     let store = TestStore::start().await;
