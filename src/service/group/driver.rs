@@ -216,12 +216,12 @@ impl Group {
         let (to_park, checkpoint) = {
             let mut state = self.state();
             let to_park = state.window.take_to_park(PARKED_MAX);
+            if to_park.is_empty() {
+                return Ok(false);
+            }
             let checkpoint = state.window.checkpoint(&to_park);
             (to_park, checkpoint)
         };
-        if to_park.is_empty() {
-            return Ok(false);
-        }
         match self.commit(shared, &Change::Parked(&to_park, self.created, &checkpoint)).await {
             Ok(committed) => {
                 let at = committed.recorded_at.expect("something was written");
