@@ -10,6 +10,7 @@
 //! cargo bench --bench end_to_end -- --durable        appends in durable mode, beside the bare disk
 //! cargo bench --bench end_to_end -- --durable --recovery 1000000    starts after a crash, nothing else
 //! cargo bench --bench end_to_end -- --analytics 10000000            questions about a large history, nothing else
+//! cargo bench --bench end_to_end -- --subscriptions 5    who follows what is appended, loads of 5 s, nothing else
 //! cargo bench --bench end_to_end -- --packing DIR    what compression does to a data directory, nothing else
 //! cargo bench --bench end_to_end -- --smoke          very small, to see that it works: no figures
 //! ```
@@ -29,13 +30,16 @@ use support::{
     report::{self, Bare, Row},
     server::Server,
     shapes::{self, SHAPES, Shape, Sizes},
+    subscriptions,
     target::{Target, Twin},
 };
 
 const ROUNDS: usize = 7;
 const ANALYTICS_EVENTS: usize = 10_000_000;
 const ANALYTICS_EVENTS_SMOKE: usize = 3200;
+const SUBSCRIPTIONS_SECONDS: usize = 5;
 const RECOVERY_EVENTS: usize = 1_000_000;
+const LOAD_ROUNDS: usize = 3;
 const RECOVERY_ROUNDS: usize = 3;
 const RECOVERY_EVENTS_SMOKE: usize = 3200;
 
@@ -46,6 +50,8 @@ struct Options {
     recovery: Option<usize>,
     /// So many events are asked about.
     analytics: Option<usize>,
+    /// Subscribers follow loads of so many seconds.
+    subscriptions: Option<usize>,
     /// The segments of this directory are packed and unpacked.
     packing: Option<PathBuf>,
     rounds: usize,
@@ -63,6 +69,7 @@ impl Options {
             durable: false,
             recovery: None,
             analytics: None,
+            subscriptions: None,
             packing: None,
             rounds: ROUNDS,
             against: None,
@@ -71,14 +78,17 @@ impl Options {
         };
         let mut bench = false;
         while let Some(argument) = arguments.next() {
-            if let "--recovery" | "--analytics" = argument.as_str() {
-                let events = arguments.next_if(|next| next.parse::<usize>().is_ok());
-                let events = events.and_then(|events| events.parse().ok());
-                if argument == "--recovery" {
-                    options.recovery = Some(events.unwrap_or(RECOVERY_EVENTS));
-                } else {
-                    options.analytics = Some(events.unwrap_or(ANALYTICS_EVENTS));
-                }
+            let mut number_or = |default| {
+                let number = arguments.next_if(|next| next.parse::<usize>().is_ok());
+                Some(number.and_then(|number| number.parse().ok()).unwrap_or(default))
+            };
+            match argument.as_str() {
+                "--recovery" => options.recovery = number_or(RECOVERY_EVENTS),
+                "--analytics" => options.analytics = number_or(ANALYTICS_EVENTS),
+                "--subscriptions" => options.subscriptions = number_or(SUBSCRIPTIONS_SECONDS),
+                _ => {}
+            }
+            if let "--recovery" | "--analytics" | "--subscriptions" = argument.as_str() {
                 continue;
             }
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
@@ -141,6 +151,9 @@ async fn run(options: &Options) {
     if let Some(events) = options.analytics {
         return ask(options, events).await;
     }
+    if let Some(seconds) = options.subscriptions {
+        return follow(options, seconds).await;
+    }
     match options.recovery {
         _ if !options.durable => memory(options).await,
         None => durable(options, |shape| options.wants(shape)).await,
@@ -150,6 +163,7 @@ async fn run(options: &Options) {
         durable(options, |shape| shape.waiting_max() == Some(16)).await;
         recover(options, RECOVERY_EVENTS_SMOKE).await;
         ask(options, ANALYTICS_EVENTS_SMOKE).await;
+        follow(options, SUBSCRIPTIONS_SECONDS).await;
     }
     if options.smoke {
         println!("smoke, not figures: every result was as it should be");
@@ -264,6 +278,21 @@ async fn ask(options: &Options, events: usize) {
     report::header_lines(options.smoke, options.rounds, std::slice::from_ref(&target)).await;
     let questions = Questions::prepare(&target.connections, events).await;
     report::analytics(questions, options.rounds, options.smoke).await;
+}
+
+/// What subscriptions cost, in memory mode.
+async fn follow(options: &Options, seconds: usize) {
+    let sizes = subscriptions::Sizes::full(seconds as u64);
+    let sizes = if options.smoke { subscriptions::Sizes::SMOKE } else { sizes };
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_annals"));
+    let start = async || Target::prepare(Server::start(&binary, None), &Sizes::NOTHING).await;
+    let mut target = start().await;
+    report::header_lines(options.smoke, options.rounds, std::slice::from_ref(&target)).await;
+    subscriptions::tell_delays(&mut target, &sizes, options.rounds).await;
+    subscriptions::tell_loads(&mut target, &sizes, options.rounds.min(LOAD_ROUNDS)).await;
+    target.check_head().await;
+    drop(target);
+    subscriptions::tell_idle(start, &sizes).await;
 }
 
 fn real_disk(smoke: bool) -> Option<FileSystem> {

@@ -3,9 +3,11 @@
 pub mod analytics;
 pub mod codec;
 pub mod disk;
+pub mod following;
 pub mod packing;
 pub mod recovery;
 pub mod report;
 pub mod server;
 pub mod shapes;
+pub mod subscriptions;
 pub mod target;

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Command, thread::available_parallelism, time::Duration};
 
 use annals::wire::proto::v1::{Filter, Mode};
+use hdrhistogram::Histogram;
 
 use super::{
     analytics::{Figure, Questions},
@@ -340,8 +341,18 @@ fn letter(index: usize) -> char {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure of four digits at most is printed")]
-fn per_second(count: u64, time: Duration) -> f64 {
+pub fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure of four digits at most is printed")]
+pub fn ratio(a: u64, b: u64) -> f64 {
+    a as f64 / b as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure of four digits at most is printed")]
+pub fn micros(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+    latencies.value_at_quantile(quantile) as f64 / 1000.0
 }
 
 fn rate(outcome: &Outcome) -> f64 {
@@ -355,7 +366,7 @@ fn quantile(outcome: &Outcome, quantile: f64) -> f64 {
 }
 
 /// Least, median, greatest; NaN of nothing.
-fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
+pub fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<f64> = values.collect();
     if values.is_empty() {
         return [f64::NAN; 3];
@@ -364,7 +375,7 @@ fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
     [values[0], values[values.len() / 2], values[values.len() - 1]]
 }
 
-fn show([least, median, greatest]: [f64; 3]) -> String {
+pub fn show([least, median, greatest]: [f64; 3]) -> String {
     if median.is_nan() {
         return "-".into();
     }

@@ -221,7 +221,7 @@ fn payload(size: usize) -> Bytes {
     Bytes::from(vec![b'x'; size.saturating_sub(tag_and_length)])
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -266,7 +266,8 @@ fn bounded<T: Send + 'static>(
     })
 }
 
-fn answered(count: u64, room: &Semaphore) {
+/// Answer `count` makes room for another request.
+pub fn answered(count: u64, room: &Semaphore) {
     if count.is_multiple_of(ROOM_BATCH as u64) {
         room.add_permits(ROOM_BATCH);
     }

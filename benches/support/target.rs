@@ -67,7 +67,7 @@ pub struct Target {
 impl Target {
     /// Connects to `server` and gives it a history.
     pub async fn prepare(server: Server, sizes: &Sizes) -> Self {
-        let connections = Self::connect(&server).await;
+        let connections = Self::connect(&server, CONNECTIONS).await;
         let history = History { events: 0, bytes: 0, messages: 0 };
         let mut target = Self { server, connections, history, appended: 0, ids: 0 };
         target.fill(sizes.history_commits).await;
@@ -77,18 +77,19 @@ impl Target {
     /// The same log in a server that was killed and started again.
     pub async fn crash_and_connect(self, meanwhile: impl FnOnce(&Place)) -> Self {
         let server = self.server.crash_and_start(meanwhile);
-        let connections = Self::connect(&server).await;
+        let connections = Self::connect(&server, CONNECTIONS).await;
         Self { server, connections, ..self }
     }
 
-    async fn connect(server: &Server) -> Vec<Channel> {
+    /// So many connections more to `server`.
+    pub async fn connect(server: &Server, count: usize) -> Vec<Channel> {
         let endpoint = Endpoint::from_shared(server.url.clone())
             .expect("a URL")
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
         let mut connections = Vec::new();
-        for _ in 0..CONNECTIONS {
+        for _ in 0..count {
             connections.push(endpoint.connect().await.expect("the server listens"));
         }
         connections
@@ -181,7 +182,7 @@ impl Target {
 }
 
 /// JSON of [`DATA_BYTES`] bytes.
-fn data() -> String {
+pub fn data() -> String {
     let start = r#"{"amount":"129.90","currency":"EUR","note":""#;
     let end = r#""}"#;
     let fill = DATA_BYTES - start.len() - end.len();
