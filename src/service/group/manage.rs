@@ -153,28 +153,18 @@ impl GroupService {
         settings: Option<Settings>,
         filter: Option<Filter>,
     ) -> Result<GroupFacts, GroupError> {
-        let group = self.group(name)?;
-        let service = self.clone();
-        // Whoever calls may go meanwhile: what is written holds.
-        let changing = tokio::spawn(async move {
+        self.alone(name, move |service, group| async move {
             let shared = &service.shared;
-            let _writing = group.writing.lock().await;
-            if group.ended.is_cancelled() {
-                return Err(group.unknown());
-            }
-            let (settings, filter) = {
+            let before = {
                 let state = group.state();
-                let settings = settings.unwrap_or(*state.window.settings());
-                (settings, filter.unwrap_or_else(|| state.filter.clone()))
+                Updated { filter: state.filter.clone(), settings: *state.window.settings() }
             };
-            {
-                let state = group.state();
-                if state.filter == filter && *state.window.settings() == settings {
-                    drop(state);
-                    return Ok(service.facts(&group));
-                }
-            }
+            let settings = settings.unwrap_or(before.settings);
+            let filter = filter.unwrap_or_else(|| before.filter.clone());
             let updated = Updated { filter, settings };
+            if updated == before {
+                return Ok(service.facts(&group));
+            }
             service.check_size(&Change::Updated(&updated).proposal(&group.name))?;
             group.commit(shared, &Change::Updated(&updated)).await?;
             let reader = shared.history.log.reader();
@@ -188,8 +178,8 @@ impl GroupService {
             }
             group.changed.notify_one();
             Ok(service.facts(&group))
-        });
-        changing.await.unwrap_or(Err(GroupError::ShuttingDown))
+        })
+        .await
     }
 
     /// Ends a group.
@@ -237,11 +227,10 @@ impl GroupService {
         expected: Position,
         target: Target,
     ) -> Result<Position, GroupError> {
-        let group = self.group(name)?;
-        let service = self.clone();
-        let moving =
-            tokio::spawn(async move { service.move_group(&group, expected, target).await });
-        moving.await.unwrap_or(Err(GroupError::ShuttingDown))
+        self.alone(name, move |service, group| async move {
+            service.move_group(&group, expected, target).await
+        })
+        .await
     }
 
     async fn move_group(
@@ -251,10 +240,6 @@ impl GroupService {
         target: Target,
     ) -> Result<Position, GroupError> {
         let shared = &self.shared;
-        let _writing = group.writing.lock().await;
-        if group.ended.is_cancelled() {
-            return Err(group.unknown());
-        }
         let wrong =
             |actual| GroupError::WrongPosition { group: group.name.clone(), expected, actual };
         {
@@ -328,13 +313,7 @@ impl GroupService {
 
     /// Delivers parked events again. How many come; others wait for earlier ones of their keys.
     pub async fn replay_parked(&self, name: &Name, which: Which) -> Result<usize, GroupError> {
-        let group = self.group(name)?;
-        let service = self.clone();
-        let replaying = tokio::spawn(async move {
-            let _writing = group.writing.lock().await;
-            if group.ended.is_cancelled() {
-                return Err(group.unknown());
-            }
+        self.alone(name, move |service, group| async move {
             let positions = {
                 let state = group.state();
                 let window = &state.window;
@@ -354,19 +333,13 @@ impl GroupService {
             let count = group.state().window.replay(&positions, Instant::now());
             group.changed.notify_one();
             Ok(count)
-        });
-        replaying.await.unwrap_or(Err(GroupError::ShuttingDown))
+        })
+        .await
     }
 
     /// Forgets parked events. How many.
     pub async fn drop_parked(&self, name: &Name, which: Which) -> Result<usize, GroupError> {
-        let group = self.group(name)?;
-        let service = self.clone();
-        let dropping = tokio::spawn(async move {
-            let _writing = group.writing.lock().await;
-            if group.ended.is_cancelled() {
-                return Err(group.unknown());
-            }
+        self.alone(name, move |service, group| async move {
             let positions = {
                 let state = group.state();
                 match which {
@@ -381,8 +354,29 @@ impl GroupService {
             group.changed.notify_one();
             group.note_unparked(&service.shared).await?;
             Ok(count)
+        })
+        .await
+    }
+
+    /// Does `work` as the only one who writes of a group: to its end, also if whoever calls goes meanwhile.
+    async fn alone<T, W>(
+        &self,
+        name: &Name,
+        work: impl FnOnce(Self, Arc<Group>) -> W + Send + 'static,
+    ) -> Result<T, GroupError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, GroupError>> + Send,
+    {
+        let (service, group) = (self.clone(), self.group(name)?);
+        let working = tokio::spawn(async move {
+            let _writing = group.writing.lock().await;
+            if group.ended.is_cancelled() {
+                return Err(group.unknown());
+            }
+            work(service, Arc::clone(&group)).await
         });
-        dropping.await.unwrap_or(Err(GroupError::ShuttingDown))
+        working.await.unwrap_or(Err(GroupError::ShuttingDown))
     }
 
     fn facts(&self, group: &Group) -> GroupFacts {
