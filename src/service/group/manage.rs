@@ -118,6 +118,7 @@ impl GroupService {
             let hasher = RandomState::new();
             let group = Group::with_window(name, created, created_at, made, filter, window, hasher);
             service.shared.run(Arc::clone(&group));
+            tracing::info!(group = %group.name, %after, "group made");
             drop(creating);
             Ok(service.facts(&group))
         });
@@ -197,6 +198,7 @@ impl GroupService {
             group.commit(shared, &Change::Deleted).await?;
             shared.groups().remove(&group.name);
             group.ended.cancel();
+            tracing::info!(group = %group.name, "group deleted");
             Ok(())
         });
         ending.await.unwrap_or(Err(GroupError::ShuttingDown))
@@ -284,7 +286,9 @@ impl GroupService {
             }
         }
         group.changed.notify_one();
-        Ok(group.state().position())
+        let position = group.state().position();
+        tracing::info!(group = %group.name, %expected, %position, "group moved");
+        Ok(position)
     }
 
     /// At most so many parked events after a position.

@@ -150,6 +150,9 @@ impl GroupService {
         stop: CancellationToken,
     ) -> Result<Self, Position> {
         let recorded = journal::read(&history)?;
+        if !recorded.is_empty() {
+            tracing::info!(groups = recorded.len(), "consumer groups read back");
+        }
         let (groups_max, event_size_bytes_max) = limits;
         let shared = Arc::new(Shared {
             commands,
