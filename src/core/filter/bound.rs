@@ -2,7 +2,8 @@
 
 use super::{
     Filter,
-    plan::{All, Cursor, Node},
+    nodes::{All, Node},
+    plan::Cursor,
 };
 use crate::core::{history::History, index::positions::Positions, log::Reader, position::Position};
 

@@ -1,10 +1,7 @@
 //! What is looked for in a candidate, where no index knows it.
 
 use super::{
-    MetadataMatch, TimeRange,
-    json::JsonMatch,
-    plan::{Direction, Work},
-    text::TextMatch,
+    MetadataMatch, TimeRange, json::JsonMatch, nodes::Work, plan::Direction, text::TextMatch,
 };
 use crate::core::{
     clock::Timestamp,

@@ -7,6 +7,7 @@
 pub mod bound;
 mod check;
 pub mod json;
+mod nodes;
 pub mod plan;
 pub mod text;
 
