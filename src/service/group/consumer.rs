@@ -127,8 +127,8 @@ impl GroupService {
         })
     }
 
-    /// Takes at most so many events of a group for the consumer of the caller's name, and waits so long for the first one. Until when they are to be
-    /// settled.
+    /// Takes at most so many events of a group for the consumer of the caller's name, and waits so long for the
+    /// first one. Until when they are to be settled.
     pub async fn poll(
         &self,
         group: &Name,
@@ -185,7 +185,7 @@ struct Asking {
     group: Arc<Group>,
     id: ConsumerId,
     wake: Arc<Notify>,
-    _turn: tokio::sync::OwnedMutexGuard<()>,
+    turn: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Asking {
@@ -216,7 +216,7 @@ impl Asking {
             // Whoever had its turn before may have left nothing behind.
             if let Some(poller) = group.state().pollers.get(name) {
                 let (id, wake) = (poller.id, Arc::clone(&poller.wake));
-                return Ok(Self { group: Arc::clone(group), id, wake, _turn: turn });
+                return Ok(Self { group: Arc::clone(group), id, wake, turn: Some(turn) });
             }
         }
     }
@@ -224,6 +224,8 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
+        // Given back first: who still waits for it is not idle.
+        self.turn = None;
         let mut state = self.group.state();
         state.window.want(self.id, 0, Instant::now());
         state.forget_idle_pollers();

@@ -137,9 +137,9 @@ struct State {
 }
 
 impl GroupService {
-    /// The groups that the log tells of, and those that will be made: at most the first of `limits`; the second is what
-    /// an event may measure, bytes. A consumer takes one of the places. An error: the position of
-    /// an event of a group that cannot be read.
+    /// The groups that the log tells of, and those that will be made: at most the first of `limits`; the second
+    /// is what an event may measure, bytes. A consumer takes one of the places. An error: the position of an event
+    /// of a group that cannot be read.
     pub fn start(
         commands: CommandService,
         history: Arc<History>,

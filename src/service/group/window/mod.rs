@@ -18,6 +18,7 @@
 //!    one that is open too.
 //! 3. `position` is before the first event that is open: who begins there misses nothing.
 
+mod checkpoint;
 #[cfg(test)]
 mod model;
 mod parking;
@@ -26,12 +27,14 @@ mod seats;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
 use self::seats::Seat;
 pub use self::{
+    checkpoint::Checkpoint,
     parking::{Parked, ToPark},
     seats::SeatCounts,
 };
@@ -50,7 +53,7 @@ pub enum Outcome {
     /// They are handled, or count as if they were.
     Settled,
     /// They are to come again, after so long or as the settings say.
-    Retry { after: Option<std::time::Duration>, reason: String },
+    Retry { after: Option<Duration>, reason: String },
     /// They are to be parked.
     Park { reason: String },
 }
@@ -61,16 +64,6 @@ pub struct Delivery {
     pub position: Position,
     /// How often it has been delivered, this time counted.
     pub deliveries: u32,
-}
-
-/// What of a window survives a crash: the rest follows from it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Every event up to here that matches is settled or parked.
-    pub position: Position,
-    /// So is every one up to here, but for those that are named: with how often they were delivered.
-    pub settled_to: Position,
-    pub unsettled: Vec<(Position, u32)>,
 }
 
 /// An event that is not settled.
@@ -203,26 +196,6 @@ impl Window {
             last_error: None,
             news: Arc::new(Notify::new()),
         }
-    }
-
-    /// The window that was left at a checkpoint with these parked events: `unsettled` are the checkpoint's, with
-    /// their keys, without those that are gone.
-    pub fn restore(
-        settings: Settings,
-        checkpoint: &Checkpoint,
-        unsettled: Vec<(Position, Key, u32)>,
-        parked: BTreeMap<Position, Parked>,
-        now: Instant,
-    ) -> Self {
-        let mut window = Self::new(settings, checkpoint.settled_to.max(checkpoint.position));
-        for (position, parked) in parked {
-            window.restore_parked(position, parked);
-        }
-        for (position, key, deliveries) in unsettled {
-            window.offer_one(position, key, deliveries);
-        }
-        window.assign(now);
-        window
     }
 
     /// Told when there is something new to tick or to write.
@@ -402,7 +375,6 @@ impl Window {
     /// An event that is not there to be delivered: hidden, or removed.
     pub fn gone(&mut self, position: Position, now: Instant) {
         if self.events.contains_key(&position) {
-            self.land(position);
             self.finish(position);
             self.assign(now);
         }
@@ -473,12 +445,9 @@ impl Window {
         got
     }
 
-    /// It comes again at once.
+    /// What nobody has comes again at once.
     fn wait(&mut self, position: Position) {
-        let event = self.events.get_mut(&position).expect("it is here");
-        event.state = State::Waiting;
-        let key = event.key;
-        self.refresh(key, position);
+        self.refresh(self.events[&position].key, position);
     }
 
     /// It comes again, after a while or at once, or is parked if it had its last try.
@@ -486,7 +455,7 @@ impl Window {
         &mut self,
         position: Position,
         reason: &str,
-        after: Option<std::time::Duration>,
+        after: Option<Duration>,
         at_once: bool,
         now: Instant,
     ) {
@@ -497,7 +466,7 @@ impl Window {
         }
         let delay = match after {
             Some(after) => after,
-            None if at_once => std::time::Duration::ZERO,
+            None if at_once => Duration::ZERO,
             None => self.settings.delay(event.failures),
         };
         if delay.is_zero() {
@@ -530,9 +499,6 @@ impl Window {
         if let Some(state) = event.key.and_then(|key| self.keys.get_mut(&key)) {
             state.queue.remove(&position);
             state.holding.remove(&position);
-            if state.busy == Some(position) {
-                state.busy = None;
-            }
         }
         self.refresh(event.key, position);
         event
@@ -553,14 +519,9 @@ impl Window {
         self.assign(now);
     }
 
-    /// Whether the event is open: offered, and neither settled nor parked.
-    pub fn is_open(&self, position: Position) -> bool {
-        self.open.contains(&position)
-    }
-
     /// Counts an open event as handled. Whether it was open.
     pub fn skip(&mut self, position: Position, now: Instant) -> bool {
-        if !self.is_open(position) {
+        if !self.open.contains(&position) {
             return false;
         }
         self.to_park.retain(|to_park| to_park.position != position);
@@ -595,33 +556,5 @@ impl Window {
         }
         self.park_what_waits_for_room();
         self.assign(now);
-    }
-
-    /// Whether something was settled since the last checkpoint was taken.
-    pub fn is_dirty(&self) -> bool {
-        self.dirty
-    }
-
-    /// What is to be noted; from now on nothing was settled that it does not tell of.
-    pub fn take_checkpoint(&mut self) -> Checkpoint {
-        self.dirty = false;
-        self.checkpoint(&[])
-    }
-
-    /// What there will be to note when these are parked.
-    pub fn checkpoint(&self, to_park: &[ToPark]) -> Checkpoint {
-        let parked: BTreeSet<_> = to_park.iter().map(|to_park| to_park.position).collect();
-        let open = || self.open.iter().filter(|position| !parked.contains(position));
-        let position = open().next().map_or(self.read_to, |first| first.previous());
-        let parked_to = parked.iter().rev().find(|position| self.open.contains(position));
-        let settled_to = self.settled_to.max(position).max(parked_to.copied().unwrap_or_default());
-        let unsettled = open().take_while(|open| **open <= settled_to);
-        let unsettled = unsettled.map(|position| (*position, self.events[position].deliveries));
-        Checkpoint { position, settled_to, unsettled: unsettled.collect() }
-    }
-
-    /// It could not be written.
-    pub fn not_noted(&mut self) {
-        self.dirty = true;
     }
 }

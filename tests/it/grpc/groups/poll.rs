@@ -52,6 +52,13 @@ async fn the_first_poll_of_a_group_gets_what_is_there_and_does_not_wait() {
 }
 
 #[tokio::test]
+async fn a_poll_that_got_nothing_leaves_no_consumer_behind() {
+    let (_store, groups) = start(patient()).await;
+    assert!(polled(&groups, asking("a", 2)).await.is_empty());
+    assert_eq!(groups.info("mail").await.consumer_count, 0);
+}
+
+#[tokio::test]
 async fn a_poll_takes_no_more_than_asked_for_and_nothing_that_is_in_flight() {
     let (store, groups) = start(GroupSettings { in_flight_max: 4, ..patient() }).await;
     let events = store.fill("Payment-1", 10).await;
