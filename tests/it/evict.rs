@@ -11,7 +11,7 @@ use annals::core::{
     history::History,
     log::{
         LogWriter,
-        format::{Body, Data, EventView, field_size},
+        format::{Body, Data},
     },
     name::Name,
     position::{Position, Version},
@@ -21,7 +21,7 @@ use annals::core::{
 use annals::service::scan::{Block, Progress, Scan};
 use uuid::Uuid;
 
-use crate::support::dice::Dice;
+use crate::support::{self, dice::Dice};
 
 const MAX: usize = 2 << 20;
 
@@ -58,16 +58,7 @@ fn positions(mut scan: Scan) -> Vec<u64> {
     let mut all = Vec::new();
     loop {
         match scan.step(100) {
-            Progress::Block(Block { bytes, .. }) => {
-                let mut rest = &bytes[..];
-                while !rest.is_empty() {
-                    let size = field_size(rest);
-                    if rest[0] == 0x0a {
-                        all.push(EventView::of(&rest[..size]).stamp.position.get());
-                    }
-                    rest = &rest[size..];
-                }
-            }
+            Progress::Block(block) => all.extend(support::positions(&block.bytes)),
             Progress::Nothing => {}
             Progress::End => return all,
             Progress::Dropped(first) => {

@@ -11,7 +11,7 @@ use annals::{
         filter::{Clause, Filter},
         log::{
             LogWriter,
-            format::{self, Body, Data},
+            format::{Body, Data},
         },
         name::Name,
         position::Position,
@@ -21,14 +21,16 @@ use annals::{
     service::{
         places::Places,
         subscription::{
-            Caller, Interests, Message, Start, SubscribeError, SubscribeOptions, Subscription,
-            SubscriptionService,
+            Caller, InteractiveOptions, Interests, Message, Start, SubscribeError,
+            SubscribeOptions, Subscription, SubscriptionService, Told as InteractiveTold,
         },
     },
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::support::positions;
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -133,18 +135,6 @@ impl Follower {
     }
 }
 
-fn positions(mut bytes: &[u8]) -> Vec<u64> {
-    let mut positions = Vec::new();
-    while !bytes.is_empty() {
-        let (field, rest) = bytes.split_at(format::field_size(bytes));
-        if field[0] == format::EVENT_TAG {
-            positions.push(format::EventView::of(field).stamp.position.get());
-        }
-        bytes = rest;
-    }
-    positions
-}
-
 /// Timers are no finer than a millisecond, and never early.
 fn assert_told(actual: &[(u128, Told)], expected: &[(u128, Told)]) {
     let about = |(at, told): &(u128, Told)| (at / 10 * 10, told.clone());
@@ -225,6 +215,31 @@ async fn a_message_that_waits_is_full_by_its_bytes_too() {
         (2500, Told::Events(vec![5])),
     ];
     assert_told(&told.await.unwrap(), &expected);
+}
+
+/// What the filters before have picked is not the new ones' to lose.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_waits_goes_before_the_filters_change() {
+    let stage = Stage::set();
+    let subscribe = SubscribeOptions { batch_wait_max: Duration::from_secs(2), ..options(&["A"]) };
+    let options = InteractiveOptions { subscribe, pull: false, without_filters: false };
+    let mut interactive = stage.service.interactive(options, Caller::default()).await.unwrap();
+    let caught_up = |told: &_| matches!(told, InteractiveTold::Message(Message::CaughtUp(_)));
+    while !caught_up(&interactive.next().await.unwrap()) {}
+    stage.append("A", 2);
+    tokio::select! {
+        told = interactive.next() => panic!("{told:?} is too early"),
+        () = stage.pass(1000) => {}
+    }
+    interactive.remove_filter("0").unwrap();
+    let InteractiveTold::Message(Message::Events { block, .. }) = interactive.next().await.unwrap()
+    else {
+        panic!("what waits comes first")
+    };
+    assert_eq!(positions(&block.bytes), [1, 2]);
+    let told = interactive.next().await.unwrap();
+    let InteractiveTold::FiltersChanged { position, names } = told else { panic!("{told:?}") };
+    assert_eq!((position, names), (Position::new(2), vec![]));
 }
 
 #[tokio::test(start_paused = true)]

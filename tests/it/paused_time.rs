@@ -12,7 +12,7 @@ use annals::{
         filter::{Clause, Filter, plan::Direction, text::TextMatch},
         log::{
             LogWriter,
-            format::{self, Body, Data},
+            format::{Body, Data},
         },
         name::Name,
         position::Position,
@@ -29,6 +29,8 @@ use annals::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::support::positions;
 
 /// When the first event of a history is, in seconds since 1970.
 const BEGIN: i64 = 1_288_526_400;
@@ -94,19 +96,6 @@ enum Told {
     Pause(f64, f64, f64),
 }
 use Told::{Events, Pause};
-
-fn positions(mut bytes: &[u8]) -> Vec<u64> {
-    let mut positions = Vec::new();
-    while !bytes.is_empty() {
-        let (field, rest) = bytes.split_at(format::field_size(bytes));
-        if field[0] == format::EVENT_TAG {
-            let event = format::EventView::parse(format::message(field)).unwrap();
-            positions.push(event.stamp.position.get());
-        }
-        bytes = rest;
-    }
-    positions
-}
 
 /// Milliseconds: timers are no finer. They never fire early.
 fn rounded(time: Duration) -> f64 {

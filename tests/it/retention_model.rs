@@ -13,10 +13,7 @@ use annals::{
         },
         event::NewEvent,
         filter::{Clause, Filter, plan::Direction},
-        log::{
-            LogWriter,
-            format::{self, Body, EventView},
-        },
+        log::{LogWriter, format::Body},
         name::{self, Name},
         position::{Position, Version},
         retention::{Change, Gone, Rule, Scope, Setting},
@@ -35,6 +32,8 @@ use proptest::{prelude::*, sample::Index};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::support;
 
 const STREAMS: [&str; 6] = ["Payment-1", "Payment-2", "Payment", "Order-1", "Ordering-1", "-1"];
 const CATEGORIES: [&str; 4] = ["Payment", "Order", "Ordering", "-1"];
@@ -331,7 +330,7 @@ pub fn positions(mut scan: Scan, batch: u64) -> Vec<u64> {
         match scan.step(batch) {
             Progress::Block(block) => {
                 let before = seen.len();
-                seen.extend(positions_of(&block.bytes));
+                seen.extend(support::positions(&block.bytes));
                 assert_eq!(block.events, (seen.len() - before) as u64);
                 assert!(block.events > 0 && block.events <= batch);
             }
@@ -340,19 +339,6 @@ pub fn positions(mut scan: Scan, batch: u64) -> Vec<u64> {
             Progress::Dropped(first) => panic!("nothing is dropped, and it begins at {first}"),
         }
     }
-}
-
-fn positions_of(mut rest: &[u8]) -> Vec<u64> {
-    let mut seen = Vec::new();
-    while !rest.is_empty() {
-        let (field, after) = rest.split_at(format::field_size(rest));
-        if field[0] == format::EVENT_TAG {
-            let event = EventView::parse(format::message(field)).unwrap();
-            seen.push(event.stamp.position.get());
-        }
-        rest = after;
-    }
-    seen
 }
 
 /// Every read of `subject` is what the model says.
@@ -414,7 +400,7 @@ fn subscribed(subject: &Subject, filter: &Filter) -> Vec<u64> {
     subject.runtime.block_on(async {
         loop {
             match subscription.next().await.unwrap() {
-                Message::Events { block, .. } => seen.extend(positions_of(&block.bytes)),
+                Message::Events { block, .. } => seen.extend(support::positions(&block.bytes)),
                 Message::CaughtUp(position) => {
                     assert_eq!(position, head);
                     return;

@@ -11,6 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use annals::{
     config::Config,
+    core::log::format,
     server::{self, ServerError},
     wire::proto::v1::{
         AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CommitRequest,
@@ -324,6 +325,19 @@ impl Subscription {
             }
         }
     }
+}
+
+/// The positions of the events of a block.
+pub fn positions(mut block: &[u8]) -> Vec<u64> {
+    let mut positions = Vec::new();
+    while !block.is_empty() {
+        let (field, rest) = block.split_at(format::field_size(block));
+        if field[0] == format::EVENT_TAG {
+            positions.push(format::EventView::of(field).stamp.position.get());
+        }
+        block = rest;
+    }
+    positions
 }
 
 /// What a refusal says.
