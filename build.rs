@@ -4,12 +4,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const PROTOS: [&str; 8] = [
+const PROTOS: [&str; 9] = [
     "annals/v1/event.proto",
     "annals/v1/command.proto",
     "annals/v1/query.proto",
     "annals/v1/subscription.proto",
     "annals/v1/group.proto",
+    "annals/v1/read_model.proto",
     "annals/v1/admin.proto",
     "annals/v1/error.proto",
     "annals/bench/v1/bench.proto",
