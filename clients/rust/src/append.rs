@@ -1,0 +1,148 @@
+//! Appends: events to one stream or to several, all or nothing.
+
+use chrono::{DateTime, Utc};
+
+use crate::{Client, Filter, NewEvent, Result, event::moment, proto};
+
+/// How many events a stream must have for an append to be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpectedVersion {
+    /// Not checked: two writers may interleave.
+    #[default]
+    Any,
+    /// None yet.
+    NoStream,
+    /// Exactly so many: the version of its last event.
+    Exact(u64),
+}
+
+impl ExpectedVersion {
+    pub(crate) fn into_proto(self) -> Option<u64> {
+        match self {
+            Self::Any => None,
+            Self::NoStream => Some(0),
+            Self::Exact(version) => Some(version),
+        }
+    }
+}
+
+impl From<u64> for ExpectedVersion {
+    /// Exactly so many; 0 is none yet.
+    fn from(version: u64) -> Self {
+        Self::Exact(version)
+    }
+}
+
+/// "No event that matches one of these filters exists after this position."
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// Which events must not exist. Empty: any event at all. Only what is indexed may be named.
+    pub filters: Vec<Filter>,
+    /// Up to where the caller has read.
+    pub after: u64,
+}
+
+impl Condition {
+    fn into_proto(self) -> proto::AppendCondition {
+        let filters = self.filters.into_iter().map(|filter| filter.0).collect();
+        proto::AppendCondition { filters, after: self.after }
+    }
+}
+
+/// Where appended events are now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The version of the last event: what to expect at the next append.
+    pub version: u64,
+    /// The position of the last event: the `min_position` of a query that must see it.
+    pub position: u64,
+    /// When they were recorded.
+    pub recorded_at: Option<DateTime<Utc>>,
+    /// They had been appended before; this call wrote nothing.
+    pub duplicate: bool,
+}
+
+/// What a commit does to one stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamWrite {
+    /// The stream.
+    pub stream: String,
+    /// How many events it must have.
+    pub expected: ExpectedVersion,
+    /// What is appended; none: the stream is only checked.
+    pub events: Vec<NewEvent>,
+}
+
+impl Client {
+    /// Appends events to one stream, all or nothing.
+    ///
+    /// [`Error::WrongExpectedVersion`](crate::Error::WrongExpectedVersion): somebody else was first.
+    pub async fn append(
+        &self,
+        stream: impl Into<String>,
+        expected: impl Into<ExpectedVersion>,
+        events: impl IntoIterator<Item = NewEvent>,
+    ) -> Result<Appended> {
+        self.append_if(stream, expected, events, Vec::new()).await
+    }
+
+    /// The same, if these conditions hold, at most 16.
+    ///
+    /// [`Error::ConditionBroken`](crate::Error::ConditionBroken): one does not.
+    pub async fn append_if(
+        &self,
+        stream: impl Into<String>,
+        expected: impl Into<ExpectedVersion>,
+        events: impl IntoIterator<Item = NewEvent>,
+        conditions: Vec<Condition>,
+    ) -> Result<Appended> {
+        let request = proto::AppendRequest {
+            stream: stream.into(),
+            events: events.into_iter().map(NewEvent::into_proto).collect(),
+            expected_version: expected.into().into_proto(),
+            conditions: conditions.into_iter().map(Condition::into_proto).collect(),
+            validate_only: false,
+        };
+        let answer = self
+            .call(request, |client, request| async move { client.commands().append(request).await })
+            .await?;
+        Ok(Appended {
+            version: answer.version,
+            position: answer.position,
+            recorded_at: answer.recorded_at.and_then(moment),
+            duplicate: answer.duplicate,
+        })
+    }
+
+    /// Appends events to several streams as one commit, if these conditions hold: all of them or none, adjacent in
+    /// the log. The answers are in the order of the writes; their position is that of the commit's last event.
+    pub async fn commit(
+        &self,
+        writes: impl IntoIterator<Item = StreamWrite>,
+        conditions: Vec<Condition>,
+    ) -> Result<Vec<Appended>> {
+        let writes = writes.into_iter().map(|write| proto::StreamWrite {
+            stream: write.stream,
+            events: write.events.into_iter().map(NewEvent::into_proto).collect(),
+            expected_version: write.expected.into_proto(),
+        });
+        let request = proto::CommitRequest {
+            writes: writes.collect(),
+            conditions: conditions.into_iter().map(Condition::into_proto).collect(),
+            validate_only: false,
+        };
+        let answer = self
+            .call(request, |client, request| async move { client.commands().commit(request).await })
+            .await?;
+        let recorded_at = answer.recorded_at.and_then(moment);
+        let results = answer.results.into_iter();
+        Ok(results
+            .map(|result| Appended {
+                version: result.version,
+                position: answer.position,
+                recorded_at,
+                duplicate: answer.duplicate,
+            })
+            .collect())
+    }
+}

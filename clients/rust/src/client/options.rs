@@ -1,0 +1,142 @@
+//! How to connect.
+
+use std::{sync::Arc, sync::atomic::AtomicUsize, time::Duration};
+
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Client, Connections, Retry};
+use crate::{Error, Result};
+
+/// What may be on its way to us without our leave: a reader then waits for no round trip.
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// How to connect, with what is usual.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use annals_client::ClientOptions;
+/// # async fn run() -> annals_client::Result<()> {
+/// let client = ClientOptions::new("http://127.0.0.1:2113")
+///     .connections(2)
+///     .deadline(Duration::from_secs(5))
+///     .connect()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    url: String,
+    connections: usize,
+    deadline: Duration,
+    connect_timeout: Duration,
+    keep_alive_interval: Duration,
+    keep_alive_timeout: Duration,
+    retry: Retry,
+    #[cfg(feature = "tls")]
+    tls: Option<tonic::transport::ClientTlsConfig>,
+}
+
+impl ClientOptions {
+    /// For the server at `url`: `http://`, or with the feature `tls` also `https://`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            connections: 1,
+            deadline: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            keep_alive_interval: Duration::from_secs(20),
+            keep_alive_timeout: Duration::from_secs(20),
+            retry: Retry::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// So many connections, which take calls in turn: at least 1, which is usual. One connection is served by one
+    /// core at a time.
+    #[must_use]
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections.max(1);
+        self
+    }
+
+    /// How long a call may take, its repeats among it: 30 s. Subscriptions and reads have none once they run.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long one try to connect may take: 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Ask a connection whether it is alive after so long (20 s), and give it up when there is no answer for
+    /// `timeout` (20 s).
+    #[must_use]
+    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.keep_alive_interval = interval;
+        self.keep_alive_timeout = timeout;
+        self
+    }
+
+    /// How calls are repeated while the server is away or overloaded.
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Certificates of the server's issuer and of this client, and the name that the server's must have.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: tonic::transport::ClientTlsConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// The client. Its connections are made when they are needed, and again when they break.
+    ///
+    /// [`Error::Connect`] where the URL is wrong.
+    #[expect(clippy::unused_async, reason = "a handshake may come before the first call")]
+    pub async fn connect(self) -> Result<Client> {
+        let fault = |reason: String| Error::Connect { url: self.url.clone(), reason };
+        let with_tls = cfg!(feature = "tls");
+        match self.url.split_once("://") {
+            Some(("http", _)) => {}
+            Some(("https", _)) if with_tls => {}
+            Some(("https", _)) => return Err(fault("https needs the feature `tls`".to_owned())),
+            _ => return Err(fault("not a URL such as http://127.0.0.1:2113".to_owned())),
+        }
+        let endpoint = Endpoint::from_shared(self.url.clone())
+            .map_err(|error| fault(error.to_string()))?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(Duration::from_mins(1)))
+            .http2_keep_alive_interval(self.keep_alive_interval)
+            .keep_alive_timeout(self.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
+        #[cfg(feature = "tls")]
+        let endpoint = match (&self.tls, self.url.starts_with("https://")) {
+            (Some(tls), _) => endpoint.tls_config(tls.clone()),
+            (None, true) => {
+                endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_native_roots())
+            }
+            (None, false) => Ok(endpoint),
+        }
+        .map_err(|error| fault(error.to_string()))?;
+        let channels: Vec<Channel> =
+            (0..self.connections).map(|_| endpoint.connect_lazy()).collect();
+        Ok(Client {
+            connections: Arc::new(Connections { channels, next: AtomicUsize::new(0) }),
+            deadline: self.deadline,
+            retry: self.retry,
+        })
+    }
+}

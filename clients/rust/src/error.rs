@@ -1,0 +1,159 @@
+//! What can go wrong, as facts: what a caller decides on has a variant of its own, everything else is what the
+//! server said.
+
+use std::{collections::BTreeMap, fmt};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// What this crate's calls give.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Somebody else was first: read, decide again, append again. Nothing was written.
+    #[error("stream {stream} has version {actual}, expected {expected}")]
+    WrongExpectedVersion { stream: String, expected: u64, actual: u64 },
+    /// Events exist that an append condition says must not: at these positions, the first ones. Nothing was written.
+    #[error("condition {condition} is broken by the events at {positions:?}")]
+    ConditionBroken { condition: usize, positions: Vec<u64> },
+    /// A projection is not where its caller believes it to be. Nothing was written.
+    #[error("read model {model} has checkpoint {actual}, expected {expected}")]
+    WrongCheckpoint { model: String, expected: u64, actual: u64 },
+    /// The server refused the call, or failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The connection cannot be made: the address, the certificates.
+    #[error("cannot connect to {url}: {reason}")]
+    Connect { url: String, reason: String },
+    /// A value cannot become an event's data, or a document.
+    #[error("cannot encode {what}: {reason}")]
+    Encode { what: String, reason: String },
+    /// An event's data, or a document, is not what was expected.
+    #[error("cannot decode {what}: {reason}")]
+    Decode { what: String, reason: String },
+}
+
+/// What the server said: see `error.proto` for the reasons and their facts.
+#[derive(Debug, Clone)]
+pub struct ServerError {
+    /// The gRPC status.
+    pub code: Code,
+    /// The reason, such as `UNKNOWN_STREAM`. Empty where gRPC itself failed.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+    /// The facts, by name.
+    pub facts: BTreeMap<String, String>,
+    /// Fields of the request that break a rule, each with what is wrong.
+    pub violations: Vec<(String, String)>,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason.as_str() {
+            "" => write!(f, "{}", self.code.description())?,
+            reason => write!(f, "{reason}")?,
+        }
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        for (field, fault) in &self.violations {
+            write!(f, "; {field}: {fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl Error {
+    /// The reason of the server, such as `UNKNOWN_STREAM`; empty for errors of this side and of gRPC itself.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::WrongExpectedVersion { .. } => "WRONG_EXPECTED_VERSION",
+            Self::ConditionBroken { .. } => "CONDITION_BROKEN",
+            Self::WrongCheckpoint { .. } => "WRONG_CHECKPOINT",
+            Self::Server(error) => &error.reason,
+            Self::Connect { .. } | Self::Encode { .. } | Self::Decode { .. } => "",
+        }
+    }
+
+    /// Whether what was asked for does not exist: a stream, an event, a document, a model, a group.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Server(error) if error.code == Code::NotFound)
+    }
+
+    /// Whether somebody else was first, so that to read and to decide again helps.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::WrongExpectedVersion { .. } | Self::ConditionBroken { .. })
+    }
+
+    /// Whether the same call can succeed later without a change: the server is away, restarts or is overloaded.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Server(error) => {
+                error.code == Code::Unavailable
+                    || (error.code == Code::ResourceExhausted && error.reason == "OVERLOADED")
+            }
+            Self::Connect { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the call may have been carried out all the same. An append is repeated with the same event ids.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::Server(error) if matches!(
+            error.code,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+        ))
+    }
+}
+
+impl Error {
+    /// Whether to make the same call again: it cannot have another effect twice.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        let unknown = matches!(self, Self::Server(error) if error.reason == "OUTCOME_UNKNOWN");
+        unknown || self.is_transient()
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info();
+        let reason = info.map(|info| info.reason.clone()).unwrap_or_default();
+        let facts: BTreeMap<String, String> =
+            info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default();
+        let fact = |name: &str| facts.get(name).cloned().unwrap_or_default();
+        let number = |name: &str| fact(name).parse().unwrap_or_default();
+        match reason.as_str() {
+            "WRONG_EXPECTED_VERSION" => Self::WrongExpectedVersion {
+                stream: fact("stream"),
+                expected: number("expected"),
+                actual: number("actual"),
+            },
+            "CONDITION_BROKEN" => Self::ConditionBroken {
+                condition: fact("condition").parse().unwrap_or_default(),
+                positions: fact("positions").split(',').filter_map(|at| at.parse().ok()).collect(),
+            },
+            "WRONG_CHECKPOINT" => Self::WrongCheckpoint {
+                model: fact("model"),
+                expected: number("expected"),
+                actual: number("actual"),
+            },
+            _ => Self::Server(ServerError {
+                code: status.code(),
+                message: status.message().to_owned(),
+                violations: details.bad_request().map_or_else(Vec::new, |bad| {
+                    let named = bad.field_violations.iter();
+                    named.map(|one| (one.field.clone(), one.description.clone())).collect()
+                }),
+                reason,
+                facts,
+            }),
+        }
+    }
+}

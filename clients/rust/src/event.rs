@@ -1,0 +1,291 @@
+//! Events: those to append, and those that the log has.
+//!
+//! A set of events is an enum that serde tags with the type beside the data, so that one variant is one event
+//! type:
+//!
+//! ```
+//! use annals_client::NewEvent;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! #[serde(tag = "type", content = "data")]
+//! enum PaymentEvent {
+//!     PaymentProcessed { amount: u64 },
+//! }
+//!
+//! let event = NewEvent::of(&PaymentEvent::PaymentProcessed { amount: 5 }).unwrap();
+//! assert_eq!(event.event_type, "PaymentProcessed");
+//! ```
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{Error, Result, proto};
+
+/// What an event says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Data {
+    /// Nothing but its type.
+    #[default]
+    None,
+    /// Text: JSON, XML, `text/*`.
+    Text(String),
+    /// Bytes of any other content type.
+    Binary(Bytes),
+}
+
+/// An event to append. Its id is made here, so that a repeat of the append is known as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Unique in the whole store.
+    pub id: Uuid,
+    /// What happened: `PaymentProcessed`.
+    pub event_type: String,
+    /// What it says.
+    pub data: Data,
+    /// The data's media type. `None`: JSON for text, `application/octet-stream` for binary data.
+    pub content_type: Option<String>,
+    /// What it belongs to, over all streams.
+    pub correlation_id: Option<String>,
+    /// What made it happen: the id of an event or a command.
+    pub causation_id: Option<String>,
+    /// Facts about it that are not part of what it says.
+    pub metadata: BTreeMap<String, String>,
+    /// What it is about besides its stream.
+    pub tags: Vec<String>,
+    /// When it happened. `None`: when the server records it.
+    pub occurred_at: Option<DateTime<Utc>>,
+}
+
+impl NewEvent {
+    /// An event without data.
+    pub fn new(event_type: impl Into<String>) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            event_type: event_type.into(),
+            data: Data::None,
+            content_type: None,
+            correlation_id: None,
+            causation_id: None,
+            metadata: BTreeMap::new(),
+            tags: Vec::new(),
+            occurred_at: None,
+        }
+    }
+
+    /// An event whose data is `data` as JSON.
+    pub fn json(event_type: impl Into<String>, data: &impl Serialize) -> Result<Self> {
+        let event_type = event_type.into();
+        let text = serde_json::to_string(data).map_err(|error| Error::Encode {
+            what: format!("the data of {event_type}"),
+            reason: error.to_string(),
+        })?;
+        Ok(Self { data: Data::Text(text), ..Self::new(event_type) })
+    }
+
+    /// One of a set of events: an enum with `#[serde(tag = "type", content = "data")]`.
+    pub fn of(event: &impl Serialize) -> Result<Self> {
+        let fault = |reason: String| Error::Encode { what: "an event".to_owned(), reason };
+        let text = serde_json::to_string(event).map_err(|error| fault(error.to_string()))?;
+        let tagged: Tagged<'_> = serde_json::from_str(&text).map_err(|error| {
+            fault(format!(
+                "it must be an enum with `#[serde(tag = \"type\", content = \"data\")]` ({error})"
+            ))
+        })?;
+        let mut new = Self::new(tagged.event_type);
+        new.data = tagged.data.map_or(Data::None, |data| Data::Text(data.get().to_owned()));
+        Ok(new)
+    }
+
+    /// With this id.
+    #[must_use]
+    pub fn id(mut self, id: Uuid) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Belonging to this.
+    #[must_use]
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.correlation_id = Some(id.into());
+        self
+    }
+
+    /// Made by this event or command.
+    #[must_use]
+    pub fn causation_id(mut self, id: impl Into<String>) -> Self {
+        self.causation_id = Some(id.into());
+        self
+    }
+
+    /// With one more metadata entry.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// With one more tag.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// Happened at this moment.
+    #[must_use]
+    pub fn occurred_at(mut self, at: DateTime<Utc>) -> Self {
+        self.occurred_at = Some(at);
+        self
+    }
+
+    pub(crate) fn into_proto(self) -> proto::NewEvent {
+        proto::NewEvent {
+            id: self.id.to_string(),
+            r#type: self.event_type,
+            content_type: self.content_type.unwrap_or_default(),
+            correlation_id: self.correlation_id.unwrap_or_default(),
+            causation_id: self.causation_id.unwrap_or_default(),
+            metadata: self.metadata,
+            tags: self.tags,
+            occurred_at: self.occurred_at.map(timestamp),
+            data: match self.data {
+                Data::None => None,
+                Data::Text(text) => Some(proto::new_event::Data::Text(text)),
+                Data::Binary(bytes) => Some(proto::new_event::Data::Binary(bytes)),
+            },
+        }
+    }
+}
+
+/// An enum as serde writes it with `tag = "type", content = "data"`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tagged<'a> {
+    #[serde(rename = "type", borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+}
+
+/// An event of the log: immutable, with its place in its stream and in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Unique in the whole store.
+    pub id: Uuid,
+    /// Its place in the log, from 1.
+    pub position: u64,
+    /// Its place in its stream, from 1.
+    pub version: u64,
+    /// When the server took it.
+    pub recorded_at: DateTime<Utc>,
+    /// When it happened, as its client says.
+    pub occurred_at: DateTime<Utc>,
+    /// Its stream: `Category-id`.
+    pub stream: String,
+    /// What happened.
+    pub event_type: String,
+    /// What it says.
+    pub data: Data,
+    /// The data's media type.
+    pub content_type: String,
+    /// What it belongs to, over all streams.
+    pub correlation_id: Option<String>,
+    /// What made it happen.
+    pub causation_id: Option<String>,
+    /// Facts about it.
+    pub metadata: BTreeMap<String, String>,
+    /// What it is about besides its stream.
+    pub tags: Vec<String>,
+}
+
+impl Event {
+    /// The stream's category: its name before the first `-`.
+    pub fn category(&self) -> &str {
+        self.stream.split('-').next().unwrap_or_default()
+    }
+
+    /// The data, which is JSON, as a value of its own.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(self.text()?).map_err(|error| self.undecodable(&error))
+    }
+
+    /// The event as one of a set of events: an enum with `#[serde(tag = "type", content = "data")]`. A type that
+    /// the enum does not have is [`Error::Decode`].
+    pub fn decode<E: DeserializeOwned>(&self) -> Result<E> {
+        let data: Option<&RawValue> = match &self.data {
+            Data::None => None,
+            _ => {
+                Some(serde_json::from_str(self.text()?).map_err(|error| self.undecodable(&error))?)
+            }
+        };
+        let tagged = Tagged { event_type: Cow::Borrowed(&self.event_type), data };
+        let text = serde_json::to_string(&tagged).map_err(|error| self.undecodable(&error))?;
+        serde_json::from_str(&text).map_err(|error| self.undecodable(&error))
+    }
+
+    fn text(&self) -> Result<&str> {
+        match &self.data {
+            Data::Text(text) => Ok(text),
+            Data::None => Ok("null"),
+            Data::Binary(_) => Err(self.undecodable(&"its data is binary")),
+        }
+    }
+
+    fn undecodable(&self, reason: &dyn ToString) -> Error {
+        let Self { event_type, position, stream, .. } = self;
+        Error::Decode {
+            what: format!("the {event_type} at position {position} of {stream}"),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Every field of what the server sent; what it never leaves out is an error where it is absent.
+    pub(crate) fn from_proto(event: proto::RecordedEvent) -> Result<Self> {
+        let position = event.position;
+        let absent = |field: &str| Error::Decode {
+            what: format!("the event at position {position}"),
+            reason: format!("{field} is not what the protocol says"),
+        };
+        let some = |text: String| (!text.is_empty()).then_some(text);
+        let data = match event.data {
+            None => Data::None,
+            Some(proto::recorded_event::Data::Text(text)) => Data::Text(text),
+            Some(proto::recorded_event::Data::Binary(bytes)) => Data::Binary(bytes),
+        };
+        let content_type = some(event.content_type).unwrap_or_else(|| {
+            let binary = matches!(data, Data::Binary(_));
+            if binary { "application/octet-stream" } else { "application/json" }.to_owned()
+        });
+        Ok(Self {
+            id: event.id.parse().map_err(|_| absent("id"))?,
+            position,
+            version: event.version,
+            recorded_at: event.recorded_at.and_then(moment).ok_or_else(|| absent("recorded_at"))?,
+            occurred_at: event.occurred_at.and_then(moment).ok_or_else(|| absent("occurred_at"))?,
+            stream: event.stream,
+            event_type: event.r#type,
+            data,
+            content_type,
+            correlation_id: some(event.correlation_id),
+            causation_id: some(event.causation_id),
+            metadata: event.metadata,
+            tags: event.tags,
+        })
+    }
+}
+
+pub(crate) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
+    // A leap second has more nanoseconds than a second; protobuf has none.
+    let nanos = i32::try_from(at.timestamp_subsec_nanos().min(999_999_999)).expect("below 10^9");
+    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+}
+
+pub(crate) fn moment(at: prost_types::Timestamp) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)
+}

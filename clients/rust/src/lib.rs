@@ -1,0 +1,38 @@
+//! The Rust client of Annals, an event store that speaks gRPC.
+//!
+//! ```text
+//! Client ── append, read, query, subscribe, consume, read models ──► server
+//!   ▲
+//!   ├── Repository   an aggregate: rebuilt from its events, saved with the version that was read
+//!   ├── CommandBus   handlers by command, behind tower layers
+//!   ├── QueryBus     handlers by query, with a cache that events invalidate
+//!   ├── EventBus     handlers in this process, after a commit
+//!   └── Projection   events folded into a read model, each exactly once
+//! ```
+//!
+//! The README goes through all of it in this order. `testing` (a feature) has a server in the test's own process and
+//! given-when-then.
+
+#![deny(unsafe_code)]
+
+pub mod append;
+pub mod client;
+pub mod error;
+pub mod event;
+pub mod filter;
+pub mod read;
+pub mod subscribe;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use append::{Appended, ExpectedVersion};
+pub use client::{Client, ClientOptions};
+pub use error::{Error, Result};
+pub use event::{Data, Event, NewEvent};
+pub use filter::Filter;
+
+/// What `proto/` describes, for calls that this crate does not wrap.
+#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, rustdoc::all)]
+pub mod proto {
+    tonic::include_proto!("annals.v1");
+}

@@ -1,0 +1,5 @@
+//! The client against a real server, in this process or as one of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod basics;
