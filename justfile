@@ -16,18 +16,18 @@ serve *OPTIONS:
 
 # Formats Rust and proto.
 format:
-    cargo fmt
+    cargo fmt --all
     buf format --write
 
 lint:
-    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --workspace --all-targets -- -D warnings
 
 proto:
     buf lint
     buf format --diff --exit-code
 
 unit *FILTER:
-    cargo test --locked {{FILTER}}
+    cargo test --locked --workspace {{FILTER}}
 
 # `just models loom`, `just models shuttle`.
 models CHECKER:
