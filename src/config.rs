@@ -59,6 +59,12 @@ pub struct Config {
     pub subscriptions_max: usize,
     /// Consumer groups that there are at once, 1 to 100 000: 1000. More are refused.
     pub groups_max: usize,
+    /// Versions of read models that there are at once, 1 to 100 000: 1000. More are refused.
+    pub models_max: usize,
+    /// What the documents of all read models may have together with their keys, bytes: from 1 MiB. Unset: no limit.
+    pub models_size_bytes_max: Option<usize>,
+    /// What one document of a read model may have, bytes: 1 to 8 MiB, 1 MiB.
+    pub document_size_bytes_max: usize,
     /// A connection is asked whether it is alive when it has been quiet for so long, 100 ms to 1 h: 30 s.
     pub keep_alive_interval: Duration,
     /// And is dropped if it does not answer for so long, 100 ms to 1 h: 10 s. So half-open ones end.
@@ -88,6 +94,9 @@ impl Default for Config {
             append_queue_max: 65_536,
             subscriptions_max: 10_000,
             groups_max: 1000,
+            models_max: 1000,
+            models_size_bytes_max: None,
+            document_size_bytes_max: 1 << 20,
             keep_alive_interval: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(10),
@@ -165,6 +174,9 @@ pub const OPTIONS: &[Spec] = &[
     option!("append-queue-max", "N", append_queue_max, count(1..=1 << 20), "Appends that wait at once; more are refused"),
     option!("subscriptions-max", "N", subscriptions_max, count(1..=1_000_000), "Subscriptions, consumers, watches and replays that are open at once; more are refused"),
     option!("groups-max", "N", groups_max, count(1..=100_000), "Consumer groups that there are at once; more are refused"),
+    option!("models-max", "N", models_max, count(1..=100_000), "Versions of read models that there are at once; more are refused"),
+    option!("models-size-max-bytes", "BYTES", models_size_bytes_max, memory, "The documents of all read models with their keys, such as 4GiB; more are refused"),
+    option!("document-size-max-bytes", "BYTES", document_size_bytes_max, bytes(1..=8 << 20), "One document of a read model"),
     option!("keep-alive-interval", "DURATION", keep_alive_interval, interval, "Ask a connection that has been quiet for so long whether it is alive"),
     option!("keep-alive-timeout", "DURATION", keep_alive_timeout, interval, "Drop a connection that does not answer for so long"),
     option!("shutdown-timeout", "DURATION", shutdown_timeout, duration(Duration::from_hours(1)), "How long calls have to end when the server stops"),

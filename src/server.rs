@@ -26,6 +26,7 @@ use crate::{
         group::GroupService,
         places::Places,
         query::QueryService,
+        read_model::{Bounds, OpenModelsError, ReadModelService},
         subscription::{Interests, SubscriptionService},
     },
     storage::{self, Storage, StorageError},
@@ -42,10 +43,12 @@ use crate::{
                 admin_service_server::AdminServiceServer,
                 command_service_server::CommandServiceServer,
                 query_service_server::QueryServiceServer,
+                read_model_service_server::ReadModelServiceServer,
                 subscription_service_server::SubscriptionServiceServer,
             },
         },
         query::Queries,
+        read_model::ReadModels,
         subscription::Subscriptions,
     },
 };
@@ -70,6 +73,9 @@ pub enum ServerError {
     /// The state of a consumer group cannot be read.
     #[error("the event at position {position} is of a consumer group, and of a newer version")]
     Group { position: Position },
+    /// The read models cannot be opened.
+    #[error("the read models cannot be opened")]
+    ReadModels(#[from] OpenModelsError),
     /// Our own descriptors were refused.
     #[error("reflection cannot describe the services")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -90,6 +96,7 @@ pub async fn run(
         .accept_compressed(CompressionEncoding::Zstd);
     let following = Following::start(&config, &store, &clock, &stop)?;
     let groups = following.groups.clone();
+    let read_models = following.read_models.clone();
     let routes = routes(&config, &storage, &clock, &stop, health.clone(), following).await?;
     let routes = routes.add_service(health_service);
 
@@ -134,7 +141,12 @@ pub async fn run(
     };
     // Groups note where they are; then what still waits is decided and made safe.
     groups.stopped().await;
-    tokio::task::spawn_blocking(move || storage.stop()).await.ok();
+    tokio::task::spawn_blocking(move || {
+        read_models.stop();
+        storage.stop();
+    })
+    .await
+    .ok();
     tracing::info!(head = %store.history().log.watermark().get(), "stopped");
     Ok(served?)
 }
@@ -157,10 +169,11 @@ async fn watch_the_log(
     }
 }
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     CommandServiceServer::<Commands>::NAME,
     QueryServiceServer::<Queries>::NAME,
     SubscriptionServiceServer::<Subscriptions>::NAME,
+    ReadModelServiceServer::<ReadModels>::NAME,
     AdminServiceServer::<Admin>::NAME,
 ];
 
@@ -169,6 +182,7 @@ struct Following {
     places: Places,
     subscriptions: SubscriptionService,
     groups: GroupService,
+    read_models: ReadModelService,
 }
 
 impl Following {
@@ -199,7 +213,19 @@ impl Following {
             stop.clone(),
         )
         .map_err(|position| ServerError::Group { position })?;
-        Ok(Self { places, subscriptions, groups })
+        let read_models = ReadModelService::open(
+            config.data.as_deref().map(|data| (data, config.sync)),
+            Bounds {
+                models_max: config.models_max,
+                size_max: config.models_size_bytes_max.map_or(u64::MAX, |max| max as u64),
+                document_size_max: config.document_size_bytes_max,
+            },
+            Arc::clone(history),
+            Arc::clone(clock),
+            places.clone(),
+            stop.clone(),
+        )?;
+        Ok(Self { places, subscriptions, groups, read_models })
     }
 }
 
@@ -215,7 +241,7 @@ async fn routes(
     let limits = config.limits;
     let history = store.history();
     let cache = Arc::new(QueryCache::new(config.query_cache));
-    let Following { places, subscriptions, groups } = following;
+    let Following { places, subscriptions, groups, read_models } = following;
     let commands = Commands::new(CommandService::new(Arc::clone(store)), limits, stop.clone());
     let queries =
         QueryService::new(Arc::clone(history), Arc::clone(clock), places.clone(), stop.clone());
@@ -252,6 +278,10 @@ async fn routes(
             Groups { service: groups, limits },
             limits
         ))))
+        .add_service(service!(ReadModelServiceServer::new(ReadModels {
+            service: read_models,
+            document_size_max: config.document_size_bytes_max,
+        })))
         .add_service(service!(AdminServiceServer::new(admin)));
     if config.bench_service {
         routes = routes.add_service(service!(EmptyServiceServer::new(Empty)));

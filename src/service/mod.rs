@@ -10,6 +10,7 @@ pub mod group;
 mod matches;
 pub mod places;
 pub mod query;
+pub mod read_model;
 pub mod replay;
 pub mod scan;
 pub mod search;

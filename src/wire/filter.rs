@@ -171,7 +171,7 @@ impl Check {
         checked
     }
 
-    fn operator(&mut self, at: At<'_>, operator: i32) -> Option<Operator> {
+    pub(super) fn operator(&mut self, at: At<'_>, operator: i32) -> Option<Operator> {
         use v1::JsonOperator as Sent;
         match Sent::try_from(operator) {
             Ok(Sent::Unspecified | Sent::Equals) => Some(Operator::Equals),
@@ -188,7 +188,7 @@ impl Check {
         }
     }
 
-    fn scalar(&mut self, at: At<'_>, value: Option<Kind>) -> Option<Scalar> {
+    pub(super) fn scalar(&mut self, at: At<'_>, value: Option<Kind>) -> Option<Scalar> {
         match value {
             None => self.wrong(at, "must be set"),
             Some(Kind::ListValue(_) | Kind::StructValue(_)) => {

@@ -14,6 +14,7 @@ pub mod filter;
 pub mod group;
 mod interactive;
 pub mod query;
+pub mod read_model;
 mod settings;
 pub mod status;
 pub mod subscribing;

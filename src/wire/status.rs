@@ -10,7 +10,8 @@ use crate::{
     core::{append::AppendError, log::verify::Damage, position::Position},
     service::{
         analytics::tally::TooManyRows, group::GroupError, places::NoPlace, query::QueryError,
-        subscription::SubscribeError, upkeep::CompactError, verify::VerifyError,
+        read_model::ReadModelError, subscription::SubscribeError, upkeep::CompactError,
+        verify::VerifyError,
     },
 };
 
@@ -324,6 +325,89 @@ impl From<VerifyError> for Status {
                 [("after", "0".to_owned()), ("first", first.to_string())],
             ),
             E::ShuttingDown => shutting_down(),
+        }
+    }
+}
+
+impl From<ReadModelError> for Status {
+    fn from(error: ReadModelError) -> Self {
+        use ReadModelError as E;
+        let text = error.to_string();
+        let of = |model: String, version: u32| {
+            [("model", short(model)), ("version", version.to_string())]
+        };
+        match error {
+            E::UnknownModel { model, version: 0 } => {
+                status(Code::NotFound, "UNKNOWN_MODEL", text, [("model", short(model))])
+            }
+            E::UnknownModel { model, version } => {
+                status(Code::NotFound, "UNKNOWN_MODEL", text, of(model, version))
+            }
+            E::Exists { model, version } => {
+                status(Code::AlreadyExists, "MODEL_EXISTS", text, of(model, version))
+            }
+            E::WrongCheckpoint { model, version, expected, actual } => {
+                let [model, version] = of(model, version);
+                let facts = [
+                    model,
+                    version,
+                    ("expected", expected.to_string()),
+                    ("actual", actual.to_string()),
+                ];
+                status(Code::FailedPrecondition, "WRONG_CHECKPOINT", text, facts)
+            }
+            E::UnknownDocument { model, version, key } => {
+                let [model, version] = of(model, version);
+                let facts = [model, version, ("key", short(key))];
+                status(Code::NotFound, "UNKNOWN_DOCUMENT", text, facts)
+            }
+            E::TooMany { limit } => {
+                let facts = [("limit", limit.to_string())];
+                status(Code::ResourceExhausted, "TOO_MANY_MODELS", text, facts)
+            }
+            E::NotIndexed { model, version, fields } => {
+                let [model, version] = of(model, version);
+                let facts = [model, version, ("fields", short(fields))];
+                status(Code::FailedPrecondition, "NOT_INDEXED", text, facts)
+            }
+            E::IsCurrent { model, version } => {
+                status(Code::FailedPrecondition, "MODEL_VERSION_CURRENT", text, of(model, version))
+            }
+            E::Full { used, max } => status(
+                Code::ResourceExhausted,
+                "MODELS_FULL",
+                text,
+                [("used", used.to_string()), ("max", max.to_string())],
+            ),
+            E::Invalid { write, field, what } => {
+                InvalidRequest::one(format!("writes[{write}].{field}"), what).into()
+            }
+            E::BeyondHead { checkpoint, head } => {
+                let what = format!("is {checkpoint}, which is beyond the head, {head}");
+                InvalidRequest::one("checkpoint", what).into()
+            }
+            E::PageToken => {
+                InvalidRequest::one("page_token", "is not of a page of this question").into()
+            }
+            E::MinPositionNotReached { min_position, checkpoint } => status(
+                Code::DeadlineExceeded,
+                "MIN_POSITION_NOT_REACHED",
+                text,
+                [
+                    ("min_position", min_position.to_string()),
+                    ("checkpoint", checkpoint.to_string()),
+                ],
+            ),
+            E::Overloaded => status(Code::ResourceExhausted, "OVERLOADED", text, []),
+            E::TooManyOpen(NoPlace { limit }) => too_many_subscriptions(text, limit),
+            E::Stopping => shutting_down(),
+            E::Failed(fault) => {
+                status(Code::Internal, "MODELS_FAILED", text, [("fault", fault.to_string())])
+            }
+            E::Damaged(fault) => {
+                tracing::error!(%fault, "a read model cannot be read");
+                status(Code::DataLoss, "MODELS_FAILED", text, [("fault", fault.to_string())])
+            }
         }
     }
 }

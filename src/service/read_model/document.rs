@@ -1,0 +1,197 @@
+//! Documents as text: what they are made of, and RFC 7396's merge. Only what a patch names is written anew; numbers
+//! keep their digits, whatever they are.
+
+use indexmap::IndexMap;
+use serde_json::value::RawValue;
+
+use super::order::{self, StringTooLong};
+
+/// How deep lists and objects may lie in each other: readers of JSON stop at 128, most of them.
+pub const DEPTH_MAX: usize = 64;
+
+/// The members of an object, in their order; of those with one name the last.
+type Members<'a> = IndexMap<String, &'a RawValue>;
+
+/// Why a text is not a document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotADocument {
+    #[error("is not JSON: {0}")]
+    NotJson(String),
+    #[error("is not a JSON object")]
+    NotAnObject,
+    #[error("has more than {DEPTH_MAX} lists and objects in each other")]
+    TooDeep,
+}
+
+/// Whether `text` is a document.
+pub fn check(text: &str) -> Result<(), NotADocument> {
+    // Before the parser, which is recursive.
+    if depth(text) > DEPTH_MAX {
+        return Err(NotADocument::TooDeep);
+    }
+    match serde_json::from_str::<&RawValue>(text) {
+        Err(error) => Err(NotADocument::NotJson(error.to_string())),
+        Ok(value) if !is_object(value) => Err(NotADocument::NotAnObject),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// At most so deep do lists and objects lie in each other; exact where it is JSON.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn is_object(value: &RawValue) -> bool {
+    value.get().trim_start().starts_with('{')
+}
+
+fn members(text: &str) -> Members<'_> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// The document `target`, an object, with the merge patch `patch`, an object: RFC 7396, section 2.
+pub fn merge(target: &str, patch: &str) -> String {
+    let mut merged: IndexMap<String, String> =
+        members(target).into_iter().map(|(name, value)| (name, value.get().to_owned())).collect();
+    for (name, change) in members(patch) {
+        if change.get() == "null" {
+            merged.shift_remove(&name);
+        } else if is_object(change) {
+            let before = merged.get(&name).filter(|value| value.starts_with('{'));
+            let after = merge(before.map_or("{}", String::as_str), change.get());
+            merged.insert(name, after);
+        } else {
+            merged.insert(name, change.get().to_owned());
+        }
+    }
+    let mut text = String::from("{");
+    for (index, (name, value)) in merged.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(&serde_json::to_string(name).expect("a string is JSON"));
+        text.push(':');
+        text.push_str(value);
+    }
+    text.push('}');
+    text
+}
+
+/// A field of documents: the names on the way to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FieldPath(Vec<String>);
+
+impl FieldPath {
+    /// `customer.country`, with names that are not empty.
+    pub fn parse(text: &str) -> Option<Self> {
+        let names: Vec<_> = text.split('.').map(str::to_owned).collect();
+        names.iter().all(|name| !name.is_empty()).then_some(Self(names))
+    }
+
+    /// How many names it has.
+    pub fn depth(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl std::fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+/// Of the document `text` what an index of `fields` orders it by.
+pub fn index_values(text: &str, fields: &[FieldPath]) -> Result<Vec<u8>, StringTooLong> {
+    let mut values = Vec::new();
+    for path in fields {
+        order::put_value(&mut values, value_at(text, &path.0))?;
+    }
+    Ok(values)
+}
+
+/// The value at the end of the path, if there is one.
+pub fn value_of<'a>(text: &'a str, path: &FieldPath) -> Option<&'a RawValue> {
+    value_at(text, &path.0)
+}
+
+fn value_at<'a>(text: &'a str, names: &[String]) -> Option<&'a RawValue> {
+    let (name, rest) = names.split_first()?;
+    let value = *members(text).get(name)?;
+    match rest {
+        [] => Some(value),
+        rest => value_at(value.get(), rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7396, appendix A, where target and patch are objects.
+    #[test]
+    fn merges_are_those_of_the_rfc() {
+        for (target, patch, merged) in [
+            (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
+            (r#"{"a":"b"}"#, r#"{"a":null}"#, r"{}"),
+            (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
+            (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
+            (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
+            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
+            (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
+            (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#),
+            (r"{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
+        ] {
+            assert_eq!(merge(target, patch), merged, "{target} + {patch}");
+        }
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let target = r#"{"a":12.10,"b":18446744073709551617,"c":1e400}"#;
+        let merged = merge(target, r#"{"d":0.10}"#);
+        assert_eq!(merged, r#"{"a":12.10,"b":18446744073709551617,"c":1e400,"d":0.10}"#);
+    }
+
+    #[test]
+    fn what_is_no_document_says_why() {
+        assert_eq!(check(r#" {"a": [1]} "#), Ok(()));
+        assert_eq!(check("[1]"), Err(NotADocument::NotAnObject));
+        assert!(matches!(check("{"), Err(NotADocument::NotJson(_))));
+        assert!(matches!(check(""), Err(NotADocument::NotJson(_))));
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check(&nested(DEPTH_MAX - 1)), Ok(()));
+        assert_eq!(check(&nested(DEPTH_MAX)), Err(NotADocument::TooDeep));
+        assert_eq!(check(&nested(400_000)), Err(NotADocument::TooDeep));
+        let brackets = format!("{{\"a\":\"{}\"}}", "[\\\"".repeat(100));
+        assert_eq!(check(&brackets), Ok(()));
+    }
+
+    #[test]
+    fn a_field_is_found_along_its_path() {
+        let text = r#"{"a":{"b":{"c":1}},"a.b":2,"d":[1]}"#;
+        let at = |path| value_of(text, &FieldPath::parse(path).unwrap()).map(RawValue::get);
+        assert_eq!(at("a.b.c"), Some("1"));
+        assert_eq!(at("a.b"), Some(r#"{"c":1}"#));
+        assert_eq!(at("d.0"), None);
+        assert_eq!(at("x"), None);
+        assert_eq!(FieldPath::parse("a..b"), None);
+        assert_eq!(FieldPath::parse(""), None);
+    }
+}
