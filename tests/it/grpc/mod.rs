@@ -27,6 +27,7 @@ mod pipeline;
 mod query_cache;
 mod race;
 mod read;
+mod read_models;
 mod replay;
 mod retention;
 mod search;

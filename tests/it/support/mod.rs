@@ -4,6 +4,7 @@ pub mod asked;
 pub mod consumer;
 pub mod dice;
 pub mod model;
+pub mod models;
 pub mod process;
 pub mod raw;
 
