@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::CliError;
 use crate::wire::proto::v1::{
     admin_service_client::AdminServiceClient, command_service_client::CommandServiceClient,
-    query_service_client::QueryServiceClient,
+    query_service_client::QueryServiceClient, read_model_service_client::ReadModelServiceClient,
     subscription_service_client::SubscriptionServiceClient,
 };
 
@@ -88,6 +88,11 @@ impl Client {
 
     pub fn subscriptions(&self) -> SubscriptionServiceClient<Channel> {
         SubscriptionServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    }
+
+    pub fn models(&self) -> ReadModelServiceClient<Channel> {
+        ReadModelServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 

@@ -239,7 +239,7 @@ fn find_operator(text: &str) -> Result<Option<(usize, &'static str, JsonOperator
 }
 
 /// A string needs no quotes, unless it is one of JSON's other scalars or begins as an operator does.
-fn json_scalar(text: &str) -> Result<prost_types::Value, String> {
+pub fn json_scalar(text: &str) -> Result<prost_types::Value, String> {
     if text.is_empty() {
         return Err("a value is expected after the operator; an empty string is \"\"".to_owned());
     }

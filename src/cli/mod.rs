@@ -20,6 +20,7 @@ mod filter_text;
 mod groups;
 mod import;
 mod info;
+mod models;
 mod output;
 mod read;
 mod repair;
@@ -54,6 +55,7 @@ Commands
   tail           Follow the log live
   subscriptions  List who listens, and how far behind
   groups         List and manage consumer groups, which share events
+  models         List and ask read models, which projections keep
   streams        List the streams
   search         Find events; also: explain, correlation, replay
   stats          Count events by hour, day, type and more; also: trends
@@ -86,6 +88,7 @@ enum Command {
     Tail(tail::TailArgs),
     Subscriptions(subscriptions::SubscriptionsArgs),
     Groups(groups::GroupsArgs),
+    Models(models::ModelsArgs),
     Streams(streams::StreamsArgs),
     Search(search::SearchArgs),
     Correlation(correlation::CorrelationArgs),
@@ -140,6 +143,7 @@ fn client(command: Command) -> Result<(), CliError> {
             Command::Tail(args) => tail::run(args).await,
             Command::Subscriptions(args) => subscriptions::run(args).await,
             Command::Groups(args) => groups::run(args).await,
+            Command::Models(args) => models::run(args).await,
             Command::Streams(args) => streams::run(args).await,
             Command::Search(args) => search::run(args).await,
             Command::Correlation(args) => correlation::run(args).await,

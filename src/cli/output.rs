@@ -341,7 +341,7 @@ impl<'a> EventJson<'a> {
 }
 
 /// Line breaks stand between JSON's tokens only, and mean as much as a space there.
-fn json_in_one_line(text: &str) -> Option<Cow<'_, RawValue>> {
+pub fn json_in_one_line(text: &str) -> Option<Cow<'_, RawValue>> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
     if raw.get().contains(['\n', '\r']) {
         RawValue::from_string(raw.get().replace(['\n', '\r'], " ")).ok().map(Cow::Owned)

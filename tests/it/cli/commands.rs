@@ -49,6 +49,7 @@ fn without_arguments_it_explains_itself_on_one_screen() {
         "tail",
         "subscriptions",
         "groups",
+        "models",
         "streams",
         "search",
         "stats",
@@ -80,7 +81,7 @@ fn without_arguments_it_explains_itself_on_one_screen() {
 #[test]
 fn a_client_without_a_server_says_how_to_start_one() {
     let (_socket, server) = nobody();
-    for command in ["info", "streams", "read", "tail", "subscriptions", "groups"] {
+    for command in ["info", "streams", "read", "tail", "subscriptions", "groups", "models"] {
         let output = run(&[command, "--server", &server]);
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
@@ -118,6 +119,22 @@ fn a_wrong_use_ends_with_2_before_any_server_is_asked() {
         &["groups", "move", "g", "--after", "1"],
         &["groups", "move", "g", "--expected-position", "1", "--after", "1", "--skip", "2"],
         &["groups", "parked", "g", "--limit", "0"],
+        &["models", "nonsense"],
+        &["models", "show"],
+        &["models", "create"],
+        &["models", "create", "m", "--version", "0"],
+        &["models", "create", "m", "--index", "a,,b"],
+        &["models", "create", "m", "--index", ""],
+        &["models", "get", "m"],
+        &["models", "find"],
+        &["models", "find", "m", "--where", "status"],
+        &["models", "find", "m", "--where", "status!=paid"],
+        &["models", "find", "m", "--limit", "0"],
+        &["models", "watch", "m", "--where", "amount="],
+        &["models", "switch", "m"],
+        &["models", "switch", "m", "0"],
+        &["models", "drop", "m"],
+        &["models", "drop", "m", "--version", "0", "--yes"],
         &["groups", "replay", "g", "1", "--first", "1"],
         &["groups", "drop", "g"],
         &["groups", "drop", "g", "1", "--all"],

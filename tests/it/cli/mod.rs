@@ -9,6 +9,7 @@ mod groups;
 mod groups_real;
 mod import_file;
 mod made_history;
+mod models;
 mod queries;
 mod real_server;
 mod repair;

@@ -102,7 +102,7 @@ pub fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason
     refusal
 }
 
-/// It is INVALID_ARGUMENT and names exactly these fields.
+/// It is `INVALID_ARGUMENT` and names exactly these fields.
 #[track_caller]
 pub fn invalid<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>, fields: &[&str]) {
     let Err(refusal) = answer else { panic!("{what}: it was taken: {answer:?}") };

@@ -1,11 +1,14 @@
 //! Applying writes: all or nothing, from the checkpoint that is expected only, in order.
 
-use annals::wire::proto::v1::ApplyRequest;
+use annals::wire::proto::v1::{ApplyRequest, JsonOperator::Less};
 use tonic::Code;
 
 use crate::support::{
     Refusal, TestStore,
-    models::{Models, apply, create, delete, invalid, merge, refused, upsert},
+    models::{
+        Models, apply, create, delete, equals, find, invalid, matches, merge, number, refused,
+        text, upsert,
+    },
 };
 
 /// A server with the model `m`, whose indexed field is `n`, and so many events.
@@ -79,7 +82,6 @@ async fn one_bad_write_among_good_ones_leaves_nothing_of_them() {
     }
     let version = models.all().await.remove(0).versions.remove(0);
     assert_eq!((version.document_count, version.document_bytes), (2, 32));
-    use crate::support::models::{equals, find, text};
     for (value, expected) in [("kept", vec!["kept"]), ("changed", vec![]), ("new", vec![])] {
         let found = models.found(find("m", [equals("n", text(value))], "")).await;
         assert_eq!(found, expected, "no index has what was not written");
@@ -154,7 +156,6 @@ async fn several_writes_to_one_key_are_done_in_order() {
     assert_eq!(parsed(models.json("m", "b").await), serde_json::json!({"n": 9}));
     assert_eq!(parsed(models.json("m", "d").await), serde_json::json!({"n": 4}));
     // The index has the last state of each, and no other.
-    use crate::support::models::find;
     assert_eq!(models.found(find("m", [], "n")).await, ["a", "d", "b"]);
 }
 
@@ -194,8 +195,6 @@ async fn the_largest_apply_is_taken_whole() {
         .collect();
     let answer = models.apply(apply("m", 0, at[0], writes)).await.unwrap();
     assert_eq!(answer.document_count, 10_000);
-    use crate::support::models::{find, matches, number};
-    use annals::wire::proto::v1::JsonOperator::Less;
     let found = models.found(find("m", [matches("n", Less, number(3.0))], "n")).await;
     assert_eq!(found, ["key-0", "key-1", "key-2"]);
     assert_eq!(models.documents("m").await.len(), 10_000);

@@ -1,4 +1,4 @@
-//! Every other mistake that can be made with a read model: INVALID_ARGUMENT, the field named, nothing done.
+//! Every other mistake that can be made with a read model: `INVALID_ARGUMENT`, the field named, nothing done.
 
 use annals::wire::proto::v1::{
     ApplyRequest, CreateModelRequest, DocumentWrite, FieldMatch, FindRequest, GetRequest, Index,

@@ -1,11 +1,13 @@
 //! Making versions of models: what they are made with, and what is refused.
 
-use annals::wire::proto::v1::{CreateModelRequest, Index};
+use annals::wire::proto::v1::{
+    ApplyRequest, CreateModelRequest, FindRequest, GetRequest, Index, WatchRequest,
+};
 use tonic::Code;
 
 use crate::support::{
     Refusal, TestStore,
-    models::{apply, create, indexes, refused, upsert},
+    models::{apply, create, equals, find, indexes, number, refused, text, upsert},
 };
 
 #[tokio::test]
@@ -97,14 +99,12 @@ async fn the_largest_model_that_is_allowed_is_taken_and_works() {
     let json = r#"{"f3":1,"a":{"b":{"c":{"d":{"e":{"f":{"g":{"h":"deep"}}}}}}}}"#;
     let answer = models.apply(apply(&request.model, 0, position, [upsert("k", json)])).await;
     assert_eq!(answer.unwrap().document_count, 1);
-    use crate::support::models::{equals, find, number, text};
     let matches = [equals("f3", number(1.0)), equals(&deep, text("deep"))];
     assert_eq!(models.found(find(&request.model, matches, "")).await, ["k"]);
 }
 
 #[tokio::test]
 async fn a_model_that_does_not_exist_is_unknown_to_every_call() {
-    use annals::wire::proto::v1::{FindRequest, GetRequest, WatchRequest};
     let store = TestStore::start().await;
     let models = store.models();
     models.create(create("there", 0, &[])).await.unwrap();
@@ -115,10 +115,7 @@ async fn a_model_that_does_not_exist_is_unknown_to_every_call() {
         let get = GetRequest { model: name(), version, key, min_position: 0 };
         let find = FindRequest { model: name(), version, ..FindRequest::default() };
         let watch = WatchRequest { model: name(), version, ..WatchRequest::default() };
-        let apply = annals::wire::proto::v1::ApplyRequest {
-            version,
-            ..apply(model, 0, position, [upsert("k", "{}")])
-        };
+        let apply = ApplyRequest { version, ..apply(model, 0, position, [upsert("k", "{}")]) };
         let refusals = [
             models.get(get).await.map(drop),
             models.find(find).await.map(drop),

@@ -4,7 +4,7 @@ use annals::wire::proto::v1::DocumentWrite;
 
 use crate::support::{
     TestStore,
-    models::{Models, apply, create, delete, find, invalid, merge, upsert},
+    models::{Models, apply, create, delete, equals, find, invalid, merge, text, upsert},
 };
 
 const MIB: usize = 1 << 20;
@@ -42,7 +42,7 @@ async fn what_is_no_json_object_is_refused_as_a_document_and_as_a_patch() {
         r#"{"a":1,}"#,
         r#"{"a"}"#,
         r#"{"a":}"#,
-        r#"{a:1}"#,
+        "{a:1}",
         r"{'a':1}",
         r#"{"a":01}"#,
         r#"{"a":.5}"#,
@@ -65,7 +65,7 @@ async fn what_is_no_json_object_is_refused_as_a_document_and_as_a_patch() {
         r#"{"a":[1,]}"#,
         r#"{"a":[}"#,
         "{\u{a0}}",
-        r#"{1:2}"#,
+        "{1:2}",
         "--1",
     ];
     for text in bad {
@@ -120,7 +120,7 @@ async fn a_document_that_names_a_member_twice_is_refused() {
 async fn deep_nesting_is_refused_before_it_costs_a_stack() {
     let (_store, models, at) = with_model().await;
     let list = |depth: usize| format!(r#"{{"n":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
-    let object = |depth: usize| format!(r#"{}1{}"#, r#"{"n":"#.repeat(depth), "}".repeat(depth));
+    let object = |depth: usize| format!("{}1{}", r#"{"n":"#.repeat(depth), "}".repeat(depth));
     let open = |depth: usize| format!(r#"{{"n":{}"#, "[".repeat(depth));
     for depth in [200, 10_000, 150_000] {
         for text in [list(depth), object(depth), open(depth)] {
@@ -190,7 +190,6 @@ async fn an_indexed_string_has_at_most_1024_bytes() {
         upsert("e", &format!(r#"{{"n":["{}"]}}"#, "x".repeat(2000))),
     ];
     models.apply(apply("m", 0, at, writes)).await.unwrap();
-    use crate::support::models::{equals, text};
     for (value, key) in [("x", "a"), ("a", "d")] {
         let value = text(&value.repeat(1024));
         assert_eq!(models.found(find("m", [equals("n", value)], "")).await, [key]);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     TestStore,
-    models::{Models, apply, create, find, invalid, merge, upsert},
+    models::{Models, apply, create, equals, find, invalid, merge, number, text, upsert},
 };
 
 /// A server with the model `m`, and so many events.
@@ -135,7 +135,6 @@ async fn an_upsert_is_kept_byte_for_byte() {
 
 #[tokio::test]
 async fn what_a_merge_makes_is_found_by_what_it_says_now() {
-    use crate::support::models::{equals, number, text};
     let (_store, models, at) = with_model(3).await;
     let found = async |value| models.found(find("m", [equals("n", value)], "")).await;
     models.apply(apply("m", 0, at[0], [merge("a", r#"{"n":"x","m":1}"#)])).await.unwrap();

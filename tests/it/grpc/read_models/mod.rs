@@ -1,4 +1,4 @@
-//! Read models from the outside: what read_model.proto promises.
+//! Read models from the outside: what `read_model.proto` promises.
 
 mod apply;
 mod bad_input;

@@ -1,7 +1,7 @@
 //! What no index answers is refused, and nothing is looked for.
 
 use annals::wire::proto::v1::{
-    FieldMatch, FindRequest,
+    ApplyRequest, FieldMatch, FindRequest,
     JsonOperator::{Greater, Less},
 };
 use tonic::Code;
@@ -111,8 +111,7 @@ async fn each_version_has_its_own_indexes() {
     models.create(create("m", 2, &[&["e"]])).await.unwrap();
     let head = store.head().await;
     let writes = vec![upsert("k2", r#"{"a":1,"e":1}"#)];
-    let request =
-        annals::wire::proto::v1::ApplyRequest { version: 2, ..apply("m", 0, head, writes) };
+    let request = ApplyRequest { version: 2, ..apply("m", 0, head, writes) };
     models.apply(request).await.unwrap();
     let of = |version, field| FindRequest { version, ..find("m", [one(field)], "") };
     assert_eq!(models.found(of(2, "e")).await, ["k2"]);

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use annals::wire::proto::v1::{FindRequest, GetRequest, WatchRequest};
+use annals::wire::proto::v1::{
+    ApplyRequest, FindRequest, GetRequest, WatchRequest,
+    read_model_service_client::ReadModelServiceClient, watch_response::Message,
+};
 use tonic::{Code, Request, Status};
 
 use crate::support::{
@@ -32,7 +35,6 @@ async fn asked(models: &Models, min_position: u64) -> Vec<Result<(String, u64), 
         let request = WatchRequest { min_position, ..watch("m", []) };
         let mut watch = models.watch(request).await?;
         loop {
-            use annals::wire::proto::v1::watch_response::Message;
             if let Message::CaughtUp(caught_up) = watch.next().await? {
                 return Ok((watch.documents["k"].json.clone(), caught_up.checkpoint));
             }
@@ -88,17 +90,17 @@ async fn an_answer_waits_for_events_that_are_still_to_come() {
     }
 }
 
+/// A call that the server ends after 200 ms; the client does not.
+fn short<T>(request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
+    request
+}
+
 #[tokio::test]
 async fn what_is_not_there_before_the_deadline_is_told_with_the_checkpoint() {
-    use annals::wire::proto::v1::read_model_service_client::ReadModelServiceClient;
     let (store, _models, at) = with_model().await;
     let mut client = ReadModelServiceClient::new(store.channel.clone());
-    fn short<T>(request: T) -> Request<T> {
-        let mut request = Request::new(request);
-        // As a header, so that it is the server that ends the wait.
-        request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
-        request
-    }
     let began = Instant::now();
     let found = FindRequest { min_position: at[1], ..find("m", [], "") };
     let watched = WatchRequest { min_position: u64::MAX, ..watch("m", []) };
@@ -122,10 +124,7 @@ async fn what_is_not_there_before_the_deadline_is_told_with_the_checkpoint() {
 async fn an_answer_that_waits_for_the_current_version_is_that_of_the_version_after_a_switch() {
     let (_store, models, at) = with_model().await;
     models.create(create("m", 2, &[&["n"]])).await.unwrap();
-    let request = annals::wire::proto::v1::ApplyRequest {
-        version: 2,
-        ..apply("m", 0, at[3], [upsert("k", r#"{"n":22}"#)])
-    };
+    let request = ApplyRequest { version: 2, ..apply("m", 0, at[3], [upsert("k", r#"{"n":22}"#)]) };
     models.apply(request).await.unwrap();
     let waiting = tokio::spawn({
         let (models, min_position) = (models.clone(), at[2]);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use annals::wire::proto::v1::ApplyRequest;
 use tokio::{sync::Barrier, task::JoinSet};
 use tonic::Code;
 
@@ -89,10 +90,7 @@ async fn projections_of_different_versions_are_each_alone() {
             for (step, position) in at.iter().enumerate() {
                 let key = (step % 7).to_string();
                 let writes = [upsert(&key, &format!(r#"{{"n":{step},"v":{version}}}"#))];
-                let request = annals::wire::proto::v1::ApplyRequest {
-                    version,
-                    ..apply(model, before, *position, writes)
-                };
+                let request = ApplyRequest { version, ..apply(model, before, *position, writes) };
                 models.apply(request).await.unwrap();
                 before = *position;
             }

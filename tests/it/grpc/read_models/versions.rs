@@ -1,11 +1,11 @@
 //! Versions side by side: listed, switched, dropped, and made again.
 
-use annals::wire::proto::v1::{ApplyRequest, FindRequest, ListModelsRequest, ModelVersion};
+use annals::wire::proto::v1::{ApplyRequest, FindRequest, ListModelsRequest, Model, ModelVersion};
 use tonic::Code;
 
 use crate::support::{
     Refusal, TestStore,
-    models::{apply, create, equals, find, number, refused, upsert},
+    models::{apply, create, delete, equals, find, merge, number, refused, upsert},
 };
 
 fn page(page_size: u32, page_token: &str) -> ListModelsRequest {
@@ -94,9 +94,8 @@ async fn the_current_version_is_not_dropped_unless_it_is_the_only_one() {
     assert_eq!(models.drop("m", 5).await.unwrap(), [5]);
     models.switch("m", 2).await.unwrap();
     assert_eq!(models.drop("m", 1).await.unwrap(), [1]);
-    let versions = |all: &[annals::wire::proto::v1::Model]| -> Vec<u32> {
-        all[0].versions.iter().map(|it| it.version).collect()
-    };
+    let versions =
+        |all: &[Model]| -> Vec<u32> { all[0].versions.iter().map(|it| it.version).collect() };
     assert_eq!(versions(&models.all().await), [2]);
     refused(models.drop("m", 1).await, Code::NotFound, "UNKNOWN_MODEL");
     // The last one goes, and the model with it.
@@ -170,7 +169,6 @@ async fn what_is_dropped_is_dropped_of_no_other_version_or_model() {
 /// What is listed of a version's size is what its documents have.
 #[tokio::test]
 async fn the_size_of_a_version_is_that_of_its_keys_and_documents() {
-    use crate::support::models::{delete, merge};
     let store = TestStore::start().await;
     let models = store.models();
     models.create(create("m", 0, &[&["n"], &["n", "x"]])).await.unwrap();

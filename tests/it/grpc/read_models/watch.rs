@@ -1,5 +1,7 @@
 //! Watching: the first result, then what changes, and how a watch ends.
 
+use std::time::{Duration, Instant};
+
 use annals::wire::proto::v1::{
     ApplyRequest, JsonOperator::GreaterOrEqual, WatchRequest, watch_response::Message,
 };
@@ -37,15 +39,15 @@ fn strings(texts: &[&str]) -> Vec<String> {
 #[tokio::test]
 async fn the_first_result_is_all_that_matches_and_then_it_is_whole() {
     let (_store, models, at) = with_model(0).await;
-    let mut watch = models.watch(failed()).await.unwrap();
-    let caught_up = watch.caught_up().await;
+    let mut result = models.watch(failed()).await.unwrap();
+    let caught_up = result.caught_up().await;
     assert_eq!((caught_up.checkpoint, caught_up.version), (at[0], 1));
     let expected = [("a", r#"{"status":"failed","n":1}"#), ("c", r#"{"status":"failed","n":3}"#)];
-    assert_eq!(watch.shown(), expected);
-    assert!(watch.documents.values().all(|document| document.position == at[0]));
-    watch.expect_nothing().await;
+    assert_eq!(result.shown(), expected);
+    assert!(result.documents.values().all(|document| document.position == at[0]));
+    result.expect_nothing().await;
     // And of everything.
-    let mut everything = models.watch(crate::support::models::watch("m", [])).await.unwrap();
+    let mut everything = models.watch(watch("m", [])).await.unwrap();
     everything.caught_up().await;
     assert_eq!(everything.documents.len(), 3);
 }
@@ -53,14 +55,14 @@ async fn the_first_result_is_all_that_matches_and_then_it_is_whole() {
 #[tokio::test]
 async fn an_empty_result_is_told_to_be_whole() {
     let (store, models, at) = with_model(1).await;
-    let mut watch = models.watch(watch("m", [equals("status", text("open"))])).await.unwrap();
-    let first = watch.next().await.unwrap();
+    let mut open = models.watch(watch("m", [equals("status", text("open"))])).await.unwrap();
+    let first = open.next().await.unwrap();
     assert!(matches!(&first, Message::CaughtUp(it) if it.checkpoint == at[0]), "{first:?}");
     models.apply(apply("m", at[0], at[1], [upsert("x", r#"{"status":"open"}"#)])).await.unwrap();
-    assert_eq!(watch.changes().await, (strings(&["x"]), vec![]));
+    assert_eq!(open.changes().await, (strings(&["x"]), vec![]));
     // Of a model that no projection has begun.
     models.create(create("new", 4, &[])).await.unwrap();
-    let mut new = models.watch(crate::support::models::watch("new", [])).await.unwrap();
+    let mut new = models.watch(watch("new", [])).await.unwrap();
     let caught_up = new.caught_up().await;
     assert_eq!((caught_up.checkpoint, caught_up.version, new.documents.len()), (0, 4, 0));
     let head = store.head().await;
@@ -241,7 +243,6 @@ async fn a_drop_ends_the_watches_of_what_is_dropped_and_no_others() {
 
 #[tokio::test]
 async fn heartbeats_come_only_while_nothing_else_does() {
-    use std::time::{Duration, Instant};
     let (_store, models, at) = with_model(1).await;
     let mut watch = models.watch(failed()).await.unwrap();
     watch.caught_up().await;
@@ -264,7 +265,6 @@ async fn heartbeats_come_only_while_nothing_else_does() {
 
 #[tokio::test]
 async fn a_server_that_stops_ends_its_watches_and_is_not_held_up_by_them() {
-    use std::time::Duration;
     let store =
         TestStore::start_with(|config| config.shutdown_timeout = Duration::from_hours(1)).await;
     let models = store.models();

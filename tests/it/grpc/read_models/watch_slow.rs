@@ -1,10 +1,12 @@
 //! A watcher that does not read: what it has missed comes as a new result, and the projection is not held up.
 
+use std::collections::BTreeMap;
+
 use annals::wire::proto::v1::watch_response::Message;
 
 use crate::support::{
     TestStore, connect,
-    models::{Models, apply, create, delete, equals, number, upsert, watch},
+    models::{Models, Watch, apply, create, delete, equals, number, upsert, watch},
 };
 
 const APPLIES: u64 = 120;
@@ -46,10 +48,9 @@ async fn a_slow_watcher_ends_with_the_right_result_and_holds_nobody_up() {
     }
     fast.until(before).await;
     let everything = models.documents("m").await;
-    let kept =
-        |watch: &crate::support::models::Watch| -> std::collections::BTreeMap<String, String> {
-            watch.documents.iter().map(|(key, it)| (key.clone(), it.json.clone())).collect()
-        };
+    let kept = |watch: &Watch| -> BTreeMap<String, String> {
+        watch.documents.iter().map(|(key, it)| (key.clone(), it.json.clone())).collect()
+    };
     assert_eq!(kept(&fast), everything);
 
     let mut resets = 0;
