@@ -1,7 +1,13 @@
 //! Documents as text: what they are made of, and RFC 7396's merge. Only what a patch names is written anew; numbers
 //! keep their digits, whatever they are.
 
+use std::{collections::HashSet, fmt};
+
 use indexmap::IndexMap;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::order::{self, StringTooLong};
@@ -9,7 +15,7 @@ use super::order::{self, StringTooLong};
 /// How deep lists and objects may lie in each other: readers of JSON stop at 128, most of them.
 pub const DEPTH_MAX: usize = 64;
 
-/// The members of an object, in their order; of those with one name the last.
+/// The members of an object, in their order.
 type Members<'a> = IndexMap<String, &'a RawValue>;
 
 /// Why a text is not a document.
@@ -21,6 +27,8 @@ pub enum NotADocument {
     NotAnObject,
     #[error("has more than {DEPTH_MAX} lists and objects in each other")]
     TooDeep,
+    #[error("names the member `{0}` twice in one object")]
+    NamedTwice(String),
 }
 
 /// Whether `text` is a document.
@@ -29,10 +37,61 @@ pub fn check(text: &str) -> Result<(), NotADocument> {
     if depth(text) > DEPTH_MAX {
         return Err(NotADocument::TooDeep);
     }
-    match serde_json::from_str::<&RawValue>(text) {
-        Err(error) => Err(NotADocument::NotJson(error.to_string())),
-        Ok(value) if !is_object(value) => Err(NotADocument::NotAnObject),
-        Ok(_) => Ok(()),
+    let value: &RawValue = parse(text)?;
+    if !is_object(value) {
+        return Err(NotADocument::NotAnObject);
+    }
+    check_value(value)
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, NotADocument> {
+    serde_json::from_str(text).map_err(|error| NotADocument::NotJson(error.to_string()))
+}
+
+/// What the grammar does not say: strings are Unicode (no lone surrogates), members have names of their own.
+fn check_value(value: &RawValue) -> Result<(), NotADocument> {
+    match value.get().trim_start().as_bytes().first() {
+        Some(b'"') => parse::<String>(value.get()).map(drop),
+        Some(b'[') => parse::<Vec<&RawValue>>(value.get())?.into_iter().try_for_each(check_value),
+        Some(b'{') => {
+            let members: AllMembers<'_> = parse(value.get())?;
+            let mut names = HashSet::with_capacity(members.0.len());
+            for (name, value) in members.0 {
+                check_value(value)?;
+                if let Some(name) = names.replace(name) {
+                    return Err(NotADocument::NamedTwice(name));
+                }
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The members of an object, also those with one name.
+struct AllMembers<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for AllMembers<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = AllMembers<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(AllMembers(members))
+            }
+        }
+
+        from.deserialize_map(Members)
     }
 }
 
@@ -110,8 +169,8 @@ impl FieldPath {
     }
 }
 
-impl std::fmt::Display for FieldPath {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("."))
     }
 }
