@@ -54,8 +54,7 @@ Commands
   read           Read a stream, or the whole log
   tail           Follow the log live
   subscriptions  List who listens, and how far behind
-  groups         List and manage consumer groups, which share events
-  models         List and ask read models, which projections keep
+  groups         Manage consumer groups, which share events; also: models, read models
   streams        List the streams
   search         Find events; also: explain, correlation, replay
   stats          Count events by hour, day, type and more; also: trends

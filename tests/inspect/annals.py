@@ -22,6 +22,7 @@ SERVICES = [
     "annals.v1.AdminService",
     "annals.v1.CommandService",
     "annals.v1.QueryService",
+    "annals.v1.ReadModelService",
     "annals.v1.SubscriptionService",
 ]
 START_SECONDS = 20

@@ -217,6 +217,65 @@ class Grpcurl(annals.Inspection):
         self.assertEqual([result["version"] for result in committed["results"]], ["1", "1"])
         self.assertEqual(int(committed["position"]) - int(committed["firstPosition"]), 1)
 
+    def test_a_read_model_is_written_found_and_watched(self):
+        service = "annals.v1.ReadModelService"
+        position = self.append("Read-1", "Opened", "Paid")["position"]
+        create = {"model": "orders", "indexes": [{"fields": ["status", "amount"]}]}
+        made = self.succeed(f"{service}/CreateModel", data=create).message["version"]
+        self.assertEqual((made["version"], made["indexes"]), (1, create["indexes"]))
+        document = '{"status": "open", "amount": 12.10}'
+        writes = [
+            {"key": "order-1", "upsert": document},
+            {"key": "order-2", "merge": '{"status": "open", "amount": 7}'},
+            {"key": "order-3", "delete": {}},
+        ]
+        request = {"model": "orders", "expectedCheckpoint": "0", "checkpoint": position, "writes": writes}
+        applied = self.succeed(f"{service}/Apply", data=request).message
+        self.assertEqual(applied, {"checkpoint": position, "documentCount": "2"})
+        details = self.refuse(f"{service}/Apply", request, "FailedPrecondition")
+        info = details["google.rpc.ErrorInfo"]
+        self.assertEqual(info["reason"], "WRONG_CHECKPOINT")
+        self.assertEqual((info["metadata"]["expected"], info["metadata"]["actual"]), ("0", position))
+
+        request = {"model": "orders", "key": "order-1", "minPosition": position}
+        got = self.succeed(f"{service}/Get", data=request).message
+        self.assertEqual(got["document"], {"key": "order-1", "json": document, "position": position})
+        matches = [{"field": "status", "value": "open"}]
+        request = {"model": "orders", "matches": matches, "orderBy": "amount"}
+        found = self.succeed(f"{service}/Find", data=request).message
+        self.assertEqual([found["key"] for found in found["documents"]], ["order-2", "order-1"])
+        request = {"model": "orders", "matches": [{"field": "total", "value": 1}]}
+        details = self.refuse(f"{service}/Find", request, "FailedPrecondition")
+        self.assertEqual(details["google.rpc.ErrorInfo"]["reason"], "NOT_INDEXED")
+
+        request = {"model": "orders", "matches": matches, "heartbeatInterval": "1s"}
+        with annals.follow(self.command(f"{service}/Watch", data=request)) as following:
+            upserts = following()["changes"]["upserts"]
+            self.assertEqual({upsert["key"] for upsert in upserts}, {"order-1", "order-2"})
+            self.assertEqual(following()["caughtUp"], {"checkpoint": position, "version": 1})
+            self.assertIn("heartbeat", following())
+
+    def test_the_read_model_of_the_documentation_works_as_it_is_typed(self):
+        text = (annals.ROOT / "docs" / "grpcurl.md").read_text()
+        section = text[text.index("**Keep.**") : text.index("**Follow.**")]
+        self.append("Payment-1", "PaymentProcessed")
+        blocks = re.findall(r"```sh\n(.*?)```", section, re.S)
+        commands = [f"grpcurl{rest}" for block in blocks for rest in block.split("grpcurl")[1:]]
+        self.assertEqual(len(commands), 9)
+        for command in commands:
+            with self.subTest(command):
+                endless = command.rstrip().endswith("/Watch")
+                # What is typed, but for the model's name: this server has one of that name already.
+                typed = command.replace('"orders"', '"documented"')
+                if endless:
+                    typed = typed.replace("grpcurl", "grpcurl -max-time 2", 1)
+                answer = annals.call(["bash", "-c", f"A={self.address}; {typed}"])
+                if endless:
+                    self.assertIn("caughtUp", answer.out)
+                    self.assertIn("Code: DeadlineExceeded", answer.err)
+                else:
+                    self.assertEqual(answer.code, 0, answer.err)
+
     def test_health_is_told_for_each_service_and_for_the_whole(self):
         for service in ["", *annals.SERVICES]:
             with self.subTest(service):

@@ -49,7 +49,6 @@ fn without_arguments_it_explains_itself_on_one_screen() {
         "tail",
         "subscriptions",
         "groups",
-        "models",
         "streams",
         "search",
         "stats",
@@ -62,6 +61,7 @@ fn without_arguments_it_explains_itself_on_one_screen() {
         assert_eq!(run(&[command, "--help"]).status.code(), Some(0));
     }
     for command in [
+        "models",
         "explain",
         "correlation",
         "replay",
