@@ -113,6 +113,12 @@ impl Error {
 }
 
 impl Error {
+    /// Whether the connection broke in the middle of an answer.
+    pub(crate) fn is_broken_connection(&self) -> bool {
+        matches!(self, Self::Server(error) if error.reason.is_empty()
+            && matches!(error.code, Code::Unknown | Code::Internal | Code::Cancelled))
+    }
+
     /// Whether to make the same call again: it cannot have another effect twice.
     pub(crate) fn is_repeatable(&self) -> bool {
         let unknown = matches!(self, Self::Server(error) if error.reason == "OUTCOME_UNKNOWN");

@@ -20,7 +20,9 @@ pub mod client;
 pub mod error;
 pub mod event;
 pub mod filter;
+pub mod projection;
 pub mod read;
+pub mod read_model;
 pub mod subscribe;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -252,11 +252,8 @@ impl Subscription {
 
     /// Waits before the next try, where one can help.
     async fn wait_after(&mut self, error: Error) -> Result<()> {
-        // Unknown: the connection broke in the middle of a message.
-        let broken = matches!(&error, Error::Server(error) if error.reason.is_empty()
-            && matches!(error.code, tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::Cancelled));
         match self.backoff.next() {
-            Some(pause) if broken || error.is_transient() => {
+            Some(pause) if error.is_transient() || error.is_broken_connection() => {
                 tracing::debug!(%error, ?pause, "the subscription connects again");
                 tokio::time::sleep(pause).await;
                 Ok(())

@@ -1,0 +1,576 @@
+//! Read models on the server: JSON documents by key, with the checkpoint of the projection that writes them.
+//!
+//! ```
+//! # use annals_client::{NewEvent, testing::TestStore};
+//! # use serde::{Deserialize, Serialize};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> annals_client::Result<()> {
+//! # let store = TestStore::start().await;
+//! # let client = store.client();
+//! use annals_client::read_model::{Find, ModelWrites};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Payment {
+//!     status: String,
+//! }
+//!
+//! let payments = client.read_model("payments");
+//! payments.create(&[&["status"]]).await?;
+//! # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+//! let writes = ModelWrites::new().upsert("payment-1", &Payment { status: "processed".into() })?;
+//! payments.apply(0, 1, writes).await?;
+//!
+//! let found = payments.find::<Payment>(Find::new().equals("status", "processed")).await?;
+//! assert_eq!(found.documents[0].key, "payment-1");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use prost_types::value::Kind;
+use serde::{Serialize, de::DeserializeOwned};
+use tonic::Streaming;
+
+use crate::{
+    Client, Error, Result,
+    client::{Backoff, Retry},
+    proto::{self, JsonOperator, document_write::Write, watch_response},
+};
+
+/// A read model, or one version of it: [`Client::read_model`].
+#[derive(Debug, Clone)]
+pub struct ReadModel {
+    client: Client,
+    model: String,
+    version: u32,
+    min_position: u64,
+}
+
+/// What becomes of documents, all or nothing, in order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ModelWrites(Vec<proto::DocumentWrite>);
+
+/// A document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document<T> {
+    /// Its key.
+    pub key: String,
+    /// What it says.
+    pub value: T,
+    /// The checkpoint that was written with it.
+    pub position: u64,
+}
+
+/// A page of documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found<T> {
+    /// In the order that was asked for.
+    pub documents: Vec<Document<T>>,
+    /// For [`Find::page_token`]; `None`: this is the last page.
+    pub next_page_token: Option<String>,
+    /// The model's checkpoint at that moment.
+    pub checkpoint: u64,
+}
+
+/// How far a projection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointInfo {
+    /// Everything up to this position is in the documents.
+    pub checkpoint: u64,
+    /// The version.
+    pub version: u32,
+    /// The log's head.
+    pub head: u64,
+}
+
+/// Which documents to find: those that match every comparison, each with an indexed field.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Find {
+    matches: Vec<proto::FieldMatch>,
+    order_by: String,
+    descending: bool,
+    page_size: u32,
+    page_token: String,
+}
+
+/// A value that a field is compared with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scalar(Kind);
+
+impl From<&str> for Scalar {
+    fn from(text: &str) -> Self {
+        Self(Kind::StringValue(text.to_owned()))
+    }
+}
+
+impl From<String> for Scalar {
+    fn from(text: String) -> Self {
+        Self(Kind::StringValue(text))
+    }
+}
+
+impl From<bool> for Scalar {
+    fn from(it: bool) -> Self {
+        Self(Kind::BoolValue(it))
+    }
+}
+
+impl From<f64> for Scalar {
+    fn from(number: f64) -> Self {
+        Self(Kind::NumberValue(number))
+    }
+}
+
+impl From<i32> for Scalar {
+    fn from(number: i32) -> Self {
+        Self(Kind::NumberValue(number.into()))
+    }
+}
+
+impl Find {
+    /// Every document.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn compare(mut self, field: &str, operator: JsonOperator, value: impl Into<Scalar>) -> Self {
+        self.matches.push(proto::FieldMatch {
+            field: field.to_owned(),
+            operator: operator.into(),
+            value: Some(prost_types::Value { kind: Some(value.into().0) }),
+        });
+        self
+    }
+
+    /// Whose field is this.
+    #[must_use]
+    pub fn equals(self, field: &str, value: impl Into<Scalar>) -> Self {
+        self.compare(field, JsonOperator::Equals, value)
+    }
+
+    /// Whose field is this or more.
+    #[must_use]
+    pub fn at_least(self, field: &str, value: impl Into<Scalar>) -> Self {
+        self.compare(field, JsonOperator::GreaterOrEqual, value)
+    }
+
+    /// Whose field is more than this.
+    #[must_use]
+    pub fn above(self, field: &str, value: impl Into<Scalar>) -> Self {
+        self.compare(field, JsonOperator::Greater, value)
+    }
+
+    /// Whose field is this or less.
+    #[must_use]
+    pub fn at_most(self, field: &str, value: impl Into<Scalar>) -> Self {
+        self.compare(field, JsonOperator::LessOrEqual, value)
+    }
+
+    /// Whose field is less than this.
+    #[must_use]
+    pub fn below(self, field: &str, value: impl Into<Scalar>) -> Self {
+        self.compare(field, JsonOperator::Less, value)
+    }
+
+    /// In the order of this field's values.
+    #[must_use]
+    pub fn order_by(mut self, field: &str) -> Self {
+        field.clone_into(&mut self.order_by);
+        self
+    }
+
+    /// The other way round.
+    #[must_use]
+    pub fn descending(mut self) -> Self {
+        self.descending = true;
+        self
+    }
+
+    /// At most so many on a page: 1 to 1000, 100 where nothing is said.
+    #[must_use]
+    pub fn page_size(mut self, documents: u32) -> Self {
+        self.page_size = documents;
+        self
+    }
+
+    /// The page that [`Found::next_page_token`] is for.
+    #[must_use]
+    pub fn page_token(mut self, token: impl Into<String>) -> Self {
+        self.page_token = token.into();
+        self
+    }
+}
+
+impl ModelWrites {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The document under `key` is `value` from now on.
+    pub fn upsert(self, key: impl Into<String>, value: &impl Serialize) -> Result<Self> {
+        let key = key.into();
+        let text = encode(&key, value)?;
+        Ok(self.push(key, Write::Upsert(text)))
+    }
+
+    /// A JSON merge patch (RFC 7396) for the document under `key`, or for an empty one.
+    pub fn merge(self, key: impl Into<String>, patch: &impl Serialize) -> Result<Self> {
+        let key = key.into();
+        let text = encode(&key, patch)?;
+        Ok(self.push(key, Write::Merge(text)))
+    }
+
+    /// The document under `key` goes.
+    #[must_use]
+    pub fn delete(self, key: impl Into<String>) -> Self {
+        self.push(key.into(), Write::Delete(()))
+    }
+
+    fn push(mut self, key: String, write: Write) -> Self {
+        self.0.push(proto::DocumentWrite { key, write: Some(write) });
+        self
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn encode(key: &str, value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::Encode {
+        what: format!("the document {key}"),
+        reason: error.to_string(),
+    })
+}
+
+impl<T: DeserializeOwned> Document<T> {
+    fn from_proto(document: proto::Document) -> Result<Self> {
+        let proto::Document { key, json, position } = document;
+        let value = serde_json::from_str(&json).map_err(|error| Error::Decode {
+            what: format!("the document {key}"),
+            reason: error.to_string(),
+        })?;
+        Ok(Self { key, value, position })
+    }
+}
+
+impl Client {
+    /// The current version of a read model; [`ReadModel::version`] is for another one.
+    pub fn read_model(&self, model: impl Into<String>) -> ReadModel {
+        ReadModel { client: self.clone(), model: model.into(), version: 0, min_position: 0 }
+    }
+
+    /// All read models with their versions, in the order of their names.
+    pub async fn list_read_models(&self) -> Result<Vec<proto::Model>> {
+        let (mut all, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = proto::ListModelsRequest { page_size: 1000, page_token };
+            let page = self
+                .call(request, |client, request| async move {
+                    client.read_models().list_models(request).await
+                })
+                .await?;
+            all.extend(page.models);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+impl ReadModel {
+    /// This version, whichever is the current one; from 1.
+    #[must_use]
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Reads wait until the checkpoint has reached this position: read your own writes.
+    #[must_use]
+    pub fn min_position(mut self, position: u64) -> Self {
+        self.min_position = position;
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.model
+    }
+
+    /// Makes the version, or version 1, with an index for each list of fields. The same again changes nothing.
+    pub async fn create(&self, indexes: &[&[&str]]) -> Result<CheckpointInfo> {
+        let request = proto::CreateModelRequest {
+            model: self.model.clone(),
+            version: self.version,
+            indexes: indexes
+                .iter()
+                .map(|fields| proto::Index {
+                    fields: fields.iter().map(|field| (*field).to_owned()).collect(),
+                })
+                .collect(),
+        };
+        self.client
+            .call(request, |client, request| async move {
+                client.read_models().create_model(request).await
+            })
+            .await?;
+        self.checkpoint().await
+    }
+
+    /// Writes documents and the checkpoint, all or nothing, if the checkpoint is still the expected one.
+    ///
+    /// [`Error::WrongCheckpoint`]: it is another one; nothing was written. A repeat of an apply whose answer was lost is
+    /// a success.
+    pub async fn apply(&self, expected: u64, checkpoint: u64, writes: ModelWrites) -> Result<()> {
+        let request = proto::ApplyRequest {
+            model: self.model.clone(),
+            version: self.version,
+            expected_checkpoint: expected,
+            checkpoint,
+            writes: writes.0,
+        };
+        let tries = AtomicU32::new(0);
+        let answer = self
+            .client
+            .call(request, |client, request| {
+                // Relaxed: one call, one task.
+                tries.fetch_add(1, Ordering::Relaxed);
+                async move { client.read_models().apply(request).await }
+            })
+            .await;
+        match answer {
+            // Relaxed: as above.
+            Err(Error::WrongCheckpoint { actual, .. })
+                if actual == checkpoint && tries.load(Ordering::Relaxed) > 1 =>
+            {
+                Ok(())
+            }
+            answer => answer.map(drop),
+        }
+    }
+
+    /// A document; `None`: there is none under this key.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        key: impl Into<String>,
+    ) -> Result<Option<Document<T>>> {
+        let request = proto::GetRequest {
+            model: self.model.clone(),
+            version: self.version,
+            key: key.into(),
+            min_position: self.min_position,
+        };
+        let answer = self
+            .client
+            .call(request, |client, request| async move { client.read_models().get(request).await })
+            .await;
+        match answer {
+            Ok(answer) => answer.document.map(Document::from_proto).transpose(),
+            Err(error) if error.reason() == "UNKNOWN_DOCUMENT" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A page of documents.
+    pub async fn find<T: DeserializeOwned>(&self, find: Find) -> Result<Found<T>> {
+        let Find { matches, order_by, descending, page_size, page_token } = find;
+        let request = proto::FindRequest {
+            model: self.model.clone(),
+            version: self.version,
+            matches,
+            order_by,
+            descending,
+            page_size,
+            page_token,
+            min_position: self.min_position,
+        };
+        let answer = self
+            .client
+            .call(
+                request,
+                |client, request| async move { client.read_models().find(request).await },
+            )
+            .await?;
+        let documents = answer.documents.into_iter().map(Document::from_proto);
+        Ok(Found {
+            documents: documents.collect::<Result<_>>()?,
+            next_page_token: Some(answer.next_page_token).filter(|token| !token.is_empty()),
+            checkpoint: answer.checkpoint,
+        })
+    }
+
+    /// Every document that is found, page by page.
+    pub async fn find_all<T: DeserializeOwned>(&self, find: Find) -> Result<Vec<Document<T>>> {
+        let mut all = Vec::new();
+        let mut page = find.page_size(1000);
+        loop {
+            let found = self.find(page.clone()).await?;
+            all.extend(found.documents);
+            match found.next_page_token {
+                Some(token) => page = page.page_token(token),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// How far the projection has come.
+    pub async fn checkpoint(&self) -> Result<CheckpointInfo> {
+        let request =
+            proto::GetCheckpointRequest { model: self.model.clone(), version: self.version };
+        let answer = self
+            .client
+            .call(request, |client, request| async move {
+                client.read_models().get_checkpoint(request).await
+            })
+            .await?;
+        let proto::GetCheckpointResponse { checkpoint, version, head } = answer;
+        Ok(CheckpointInfo { checkpoint, version, head })
+    }
+
+    /// Makes this version the current one. The one that was it before.
+    pub async fn make_current(&self) -> Result<u32> {
+        let request =
+            proto::SwitchModelRequest { model: self.model.clone(), version: self.version };
+        let answer = self
+            .client
+            .call(request, |client, request| async move {
+                client.read_models().switch_model(request).await
+            })
+            .await?;
+        Ok(answer.previous_version)
+    }
+
+    /// Removes this version, or the model where none is named.
+    pub async fn drop_model(&self) -> Result<Vec<u32>> {
+        let request = proto::DropModelRequest { model: self.model.clone(), version: self.version };
+        let answer = self
+            .client
+            .call(request, |client, request| async move {
+                client.read_models().drop_model(request).await
+            })
+            .await?;
+        Ok(answer.dropped_versions)
+    }
+
+    /// Watches what matches (without order and pages): first all of it, then what changes, over broken connections too.
+    pub async fn watch<T: DeserializeOwned>(&self, find: Find) -> Result<Watch<T>> {
+        let mut watch = Watch {
+            model: self.clone(),
+            request: proto::WatchRequest {
+                model: self.model.clone(),
+                version: self.version,
+                matches: find.matches,
+                min_position: self.min_position,
+                heartbeat_interval: Duration::from_secs(10).try_into().ok(),
+            },
+            messages: None,
+            backoff: Backoff::new(&Retry::for_ever()),
+            began: false,
+            marker: std::marker::PhantomData,
+        };
+        watch.connect().await?;
+        Ok(watch)
+    }
+}
+
+/// What a watch tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<T> {
+    /// A document matches: a new one, or one that has changed.
+    Upserted(Document<T>),
+    /// The document under this key matches no more.
+    Removed(String),
+    /// All that had happened up to this checkpoint has been told.
+    CaughtUp(u64),
+    /// Forget all documents: the result comes again.
+    Reset,
+}
+
+/// A watch that stands. It connects again by itself; then the result comes again, after a [`Change::Reset`].
+#[derive(Debug)]
+pub struct Watch<T> {
+    model: ReadModel,
+    request: proto::WatchRequest,
+    messages: Option<Streaming<proto::WatchResponse>>,
+    backoff: Backoff,
+    began: bool,
+    marker: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Watch<T> {
+    /// The next changes, at least one. It waits as long as it takes.
+    pub async fn next(&mut self) -> Result<Vec<Change<T>>> {
+        loop {
+            let Some(messages) = &mut self.messages else {
+                self.connect().await?;
+                if std::mem::replace(&mut self.began, true) {
+                    return Ok(vec![Change::Reset]);
+                }
+                continue;
+            };
+            self.began = true;
+            let message = match messages.message().await {
+                Ok(message) => message.and_then(|message| message.message),
+                Err(status) => {
+                    self.messages = None;
+                    self.wait_after(status.into()).await?;
+                    continue;
+                }
+            };
+            self.backoff.reset();
+            match message {
+                Some(watch_response::Message::Changes(changes)) => {
+                    let upserts = changes.upserts.into_iter();
+                    let mut told = upserts
+                        .map(|document| Document::from_proto(document).map(Change::Upserted))
+                        .collect::<Result<Vec<_>>>()?;
+                    told.extend(changes.removed_keys.into_iter().map(Change::Removed));
+                    return Ok(told);
+                }
+                Some(watch_response::Message::CaughtUp(at)) => {
+                    return Ok(vec![Change::CaughtUp(at.checkpoint)]);
+                }
+                Some(watch_response::Message::Reset(_)) => return Ok(vec![Change::Reset]),
+                Some(watch_response::Message::Heartbeat(_)) => {}
+                None => self.messages = None,
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<()> {
+        loop {
+            let request = self.request.clone();
+            match self.model.client.read_models().watch(request).await {
+                Ok(answer) => {
+                    self.messages = Some(answer.into_inner());
+                    return Ok(());
+                }
+                Err(status) => self.wait_after(status.into()).await?,
+            }
+        }
+    }
+
+    async fn wait_after(&mut self, error: Error) -> Result<()> {
+        match self.backoff.next() {
+            Some(pause) if error.is_transient() || error.is_broken_connection() => {
+                tracing::debug!(%error, ?pause, "the watch connects again");
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+}
