@@ -21,9 +21,8 @@ pub struct DropArgs {
     /// The model
     model: String,
     /// This version only [default: all of them]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    version: u32,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    version: Option<u32>,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -37,13 +36,13 @@ pub struct DropArgs {
 pub async fn run(args: DropArgs) -> Result<(), CliError> {
     let DropArgs { model, version, yes, json, server } = args;
     let what = match version {
-        0 => format!("{} with all its versions", printable(&model)),
-        version => format!("version {version} of {}", printable(&model)),
+        None => format!("{} with all its versions", printable(&model)),
+        Some(version) => format!("version {version} of {}", printable(&model)),
     };
     if !yes && !confirmed(&what)? {
         return Err(CliError::Failed("nothing was dropped".to_owned()));
     }
-    let request = DropModelRequest { model: model.clone(), version };
+    let request = DropModelRequest { model: model.clone(), version: version.unwrap_or_default() };
     let answer = server.connect().await?.models().drop_model(request).await?.into_inner();
     let versions = answer.dropped_versions;
     let mut out = Output::stdout();

@@ -22,7 +22,7 @@ pub struct FindArgs {
     model: ModelArgs,
     #[command(flatten)]
     matches: WhereArgs,
-    /// In the order of this field's values, such as amount [default: of their keys]
+    /// In the order of this field's values, such as amount [default: of the index that answers]
     #[arg(long, value_name = "FIELD", default_value = "", hide_default_value = true)]
     order_by: String,
     /// The other way round

@@ -131,17 +131,22 @@ pub async fn show(args: ShowArgs) -> Result<(), CliError> {
 }
 
 fn print(model: &Model, head: u64, out: &mut Output) -> Result<(), CliError> {
-    let mut line = |title: &str, value: &str| {
-        out.line(|palette| format!("{dim}{title:<12}{dim:#}{value}", dim = palette.dim))
-    };
-    line("model", &printable(&model.model))?;
-    line("current", &model.current_version.to_string())?;
-    line("head", &head.to_string())?;
+    let rows = [
+        ("model", printable(&model.model).into_owned()),
+        ("current", model.current_version.to_string()),
+        ("head", head.to_string()),
+    ];
+    print_rows(&rows, out)?;
     for version in &model.versions {
-        line("", "")?;
-        for (title, value) in version_rows(version, head) {
-            line(title, &value)?;
-        }
+        out.line(|_| String::new())?;
+        print_rows(&version_rows(version, head), out)?;
+    }
+    Ok(())
+}
+
+fn print_rows(rows: &[(&str, String)], out: &mut Output) -> Result<(), CliError> {
+    for (title, value) in rows {
+        out.line(|palette| format!("{dim}{title:<12}{dim:#}{value}", dim = palette.dim))?;
     }
     Ok(())
 }
