@@ -90,6 +90,8 @@ struct Watched {
     plan: Plan,
     /// Every change up to here has been told, or is in what comes of the first result.
     told: Option<u64>,
+    /// The last part of the first result is of this checkpoint: before it is told the result is of no one moment.
+    read: u64,
     reading: Reading,
 }
 
@@ -112,7 +114,8 @@ impl Watched {
         // In this order: every change after the first part was read is noted.
         let watching = version.changes.watch();
         let states = version.follow();
-        Ok(Self { version, states, watching, plan, told: None, reading: Reading::FromTheStart })
+        let (told, read, reading) = (None, 0, Reading::FromTheStart);
+        Ok(Self { version, states, watching, plan, told, read, reading })
     }
 }
 
@@ -210,6 +213,7 @@ impl Watch {
         // Changes are told from the first part's moment on: what later parts have seen is told again, and then what
         // came after it.
         let told = *watched.told.get_or_insert(part.checkpoint);
+        watched.read = part.checkpoint;
         watched.reading = part.reached.map_or(Reading::Done, Reading::Behind);
         let removed = Vec::new();
         if !part.documents.is_empty() {
@@ -243,8 +247,10 @@ impl Watch {
                 }
                 self.ready.extend(pack.into_message());
                 self.watched.told = Some(checkpoint);
-                let version = self.watched.version.number;
-                self.ready.push_back(Message::CaughtUp { checkpoint, version });
+                if checkpoint >= self.watched.read {
+                    let version = self.watched.version.number;
+                    self.ready.push_back(Message::CaughtUp { checkpoint, version });
+                }
                 true
             }
         }
