@@ -17,7 +17,11 @@ use super::{
     },
 };
 use crate::{
-    core::{clock::Timestamp, filter::json::Operator, limits::Limits},
+    core::{
+        clock::Timestamp,
+        filter::json::{Operator, Scalar},
+        limits::Limits,
+    },
     service::read_model::{
         self, FieldMatch, FieldPath, FindRequest, Message, ReadModelService, Stored, VersionRecord,
         Write,
@@ -253,8 +257,16 @@ impl Check {
             let field = self.field_path(at.field("field"), &field);
             let operator = self.operator(at.field("operator"), operator);
             let value = self.scalar(at.field("value"), value.and_then(|value| value.kind));
-            if matches!(operator, Some(Operator::NotEquals | Operator::Exists)) {
-                self.wrong(at.field("operator"), "is one that no index answers");
+            match (operator, &value) {
+                (Some(Operator::NotEquals | Operator::Exists), _) => {
+                    self.wrong(at.field("operator"), "is one that no index answers");
+                }
+                (Some(operator), Some(Scalar::Null | Scalar::Bool(_)))
+                    if operator != Operator::Equals =>
+                {
+                    self.wrong(at.field("value"), "is neither a number nor a string");
+                }
+                _ => {}
             }
             if let (Some(field), Some(operator), Some(value)) = (field, operator, value) {
                 checked.push(FieldMatch { field, operator, value });
@@ -286,7 +298,7 @@ fn apply(
             bytes += key.len();
             let write = match write {
                 None => {
-                    check.wrong(at, "has neither `upsert` nor `merge` nor `delete`");
+                    check.wrong(at.field("write"), "must be set: `upsert`, `merge` or `delete`");
                     continue;
                 }
                 Some(Sent::Upsert(text)) => {

@@ -278,7 +278,8 @@ impl ReadModelService {
         found.cloned().ok_or_else(unknown)
     }
 
-    /// A version that has come to `min_position`, after a wait of at most 30 seconds and at most `patience`.
+    /// A version that has come to `min_position`, with 0 the one that is the current one by then. It waits at most 30
+    /// seconds and at most `patience`.
     pub async fn reach(
         &self,
         model: &str,
@@ -292,22 +293,40 @@ impl ReadModelService {
         }
         let patience =
             patience.map_or(MIN_POSITION_WAIT_MAX, |patience| patience.min(MIN_POSITION_WAIT_MAX));
-        let mut states = found.follow();
-        let there =
-            states.wait_for(|state| state.is_dropped || state.record.checkpoint >= min_position);
+        let reached = self.reached(model, version, min_position);
         let waited = tokio::select! {
-            waited = tokio::time::timeout(patience, there) => waited,
+            waited = tokio::time::timeout(patience, reached) => waited,
             () = self.shared.stop.cancelled() => return Err(ReadModelError::Stopping),
         };
-        let is_dropped = waited.map(|state| state.is_ok_and(|state| state.is_dropped));
-        match is_dropped {
-            Ok(false) => Ok(found),
-            Ok(true) => {
-                Err(ReadModelError::UnknownModel { model: model.to_owned(), version: found.number })
+        if let Ok(reached) = waited {
+            return reached;
+        }
+        let checkpoint = self.version(model, version)?.record().checkpoint;
+        Err(ReadModelError::MinPositionNotReached { min_position, checkpoint })
+    }
+
+    async fn reached(
+        &self,
+        model: &str,
+        version: u32,
+        min_position: u64,
+    ) -> Result<Arc<Version>, ReadModelError> {
+        let mut models = self.shared.models.clone();
+        loop {
+            // Before the version is looked up: another one that takes its place from now on wakes.
+            models.borrow_and_update();
+            let found = self.version(model, version)?;
+            let mut states = found.follow();
+            if states.borrow_and_update().record.checkpoint >= min_position {
+                return Ok(found);
             }
-            Err(_) => {
-                let checkpoint = found.record().checkpoint;
-                Err(ReadModelError::MinPositionNotReached { min_position, checkpoint })
+            tokio::select! {
+                _ = states.changed() => {}
+                changed = models.changed() => {
+                    if changed.is_err() {
+                        return Err(ReadModelError::Stopping);
+                    }
+                }
             }
         }
     }
