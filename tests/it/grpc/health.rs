@@ -8,11 +8,12 @@ use tonic_health::pb::{
 use crate::support::{TestStore, within};
 
 /// "" is the server as a whole.
-pub const SERVICES: [&str; 5] = [
+pub const SERVICES: [&str; 6] = [
     "",
     "annals.v1.CommandService",
     "annals.v1.QueryService",
     "annals.v1.SubscriptionService",
+    "annals.v1.ReadModelService",
     "annals.v1.AdminService",
 ];
 

@@ -81,8 +81,12 @@ async fn bad_indexes_are_refused_by_the_names_of_their_fields_and_nothing_is_mad
         ("an empty name last", of(&["b."]), &["indexes[0].fields[0]"]),
         ("only a dot", of(&["."]), &["indexes[0].fields[0]"]),
         ("a field twice", of(&["a", "b", "a"]), &["indexes[0].fields[2]"]),
-        ("an index twice", indexes(&[&["a"], &["b"], &["a"]]), &["indexes[2]"]),
-        ("several", indexes(&[&[""], &["a"], &["a"]]), &["indexes[0].fields[0]", "indexes[2]"]),
+        ("an index twice", indexes(&[&["a"], &["b"], &["a"]]), &["indexes[2].fields"]),
+        (
+            "several",
+            indexes(&[&[""], &["a"], &["a"]]),
+            &["indexes[0].fields[0]", "indexes[2].fields"],
+        ),
     ];
     for (what, indexes, fields) in cases {
         let request = CreateModelRequest { model: "new".to_owned(), version: 0, indexes };
@@ -160,6 +164,7 @@ fn bad_matches() -> Vec<(&'static str, Vec<FieldMatch>, &'static [&'static str])
             &["matches[0].value"],
         ),
         ("no number", vec![equals("n", number(f64::NAN))], &["matches[0].value"]),
+        ("endless", vec![equals("n", number(f64::INFINITY))], &["matches[0].value"]),
         ("not equals", vec![operator(2, number(1.0))], &["matches[0].operator"]),
         ("exists", vec![operator(7, number(1.0))], &["matches[0].operator"]),
         ("operator 8", vec![operator(8, number(1.0))], &["matches[0].operator"]),

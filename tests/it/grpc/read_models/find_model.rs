@@ -83,8 +83,7 @@ fn a_write() -> impl Strategy<Value = DocumentWrite> {
 fn a_match() -> impl Strategy<Value = FieldMatch> {
     let comparable = || {
         prop_oneof![
-            select(vec![0.0, -0.0, 1.0, -1.0, 1.5, 1e300, -1e300, 5e-324, f64::INFINITY])
-                .prop_map(number),
+            select(vec![0.0, -0.0, 1.0, -1.0, 1.5, 1e300, -1e300, 5e-324]).prop_map(number),
             select(vec!["", "a", "aa", "b", "\0", "é", "0"]).prop_map(text),
         ]
     };
@@ -203,7 +202,14 @@ impl Twins {
         assert!(first.documents.len() <= page_size, "{what}");
         assert_eq!(first.checkpoint, self.plain.checkpoint, "{what}");
         let found = self.models.find_all(request.clone()).await.unwrap();
-        assert_same(&found, self.plain.find(&request), &what);
+        self.plain.assert_found(&found, &request);
+        // However long the pages are, and backwards the same the other way round.
+        let whole = FindRequest { page_size: 1000, ..request.clone() };
+        assert_eq!(self.models.find_all(whole.clone()).await.unwrap(), found, "{what}");
+        let other_way = FindRequest { descending: !request.descending, ..whole };
+        let mut reversed = self.models.find_all(other_way).await.unwrap();
+        reversed.reverse();
+        assert_eq!(reversed, found, "{what}");
     }
 
     /// Everything, by every index and without any.

@@ -54,7 +54,7 @@ async fn project(models: Models, version: u32, told: mpsc::Sender<()>) -> u64 {
             }
             Err(status) => {
                 let refused = tonic_types::StatusExt::get_details_error_info(&status).is_some();
-                assert!(!refused || status.reason() == "STOPPING", "{status}");
+                assert!(!refused || status.reason() == "SHUTTING_DOWN", "{status}");
                 return checkpoint;
             }
         }

@@ -8,6 +8,7 @@ mod durable;
 mod find;
 mod find_model;
 mod killed;
+mod limits;
 mod merge;
 mod model;
 mod not_indexed;

@@ -146,18 +146,25 @@ impl Plain {
         found.map(|(key, kept)| (&**key, kept)).collect()
     }
 
-    /// All that a Find gives, in its order.
-    pub fn find(&self, request: &FindRequest) -> Vec<(&str, &Kept)> {
-        let mut found: Vec<_> = self.matching(&request.matches).into_iter().collect();
-        if !request.order_by.is_empty() {
-            let value = |kept: &Kept| field(&kept.json, &request.order_by);
-            // Stable: those with the same value stay in the order of their keys.
-            found.sort_by(|(_, one), (_, other)| value(one).order(&value(other)));
+    /// The documents are all that match, each once, in the order that was asked for. What that leaves open is the
+    /// index's to say.
+    #[track_caller]
+    pub fn assert_found(&self, found: &[Document], request: &FindRequest) {
+        let what = format!("{request:?}");
+        let mut sorted: Vec<_> = found.iter().collect();
+        sorted.sort_by(|one, other| one.key.cmp(&other.key));
+        assert_same(sorted.iter().copied(), self.matching(&request.matches), &what);
+        let value = |document: &Document| match &*request.order_by {
+            "" => Indexed::Absent,
+            order_by => field(&self.documents[&document.key].json, order_by),
+        };
+        let by_key = request.order_by.is_empty() && request.matches.is_empty();
+        for (one, next) in found.iter().zip(&found[1.min(found.len())..]) {
+            let keys = if by_key { one.key.cmp(&next.key) } else { Ordering::Equal };
+            let order = value(one).order(&value(next)).then(keys);
+            let order = if request.descending { order.reverse() } else { order };
+            assert!(order.is_le(), "{} before {}: {what}", one.key, next.key);
         }
-        if request.descending {
-            found.reverse();
-        }
-        found
     }
 }
 

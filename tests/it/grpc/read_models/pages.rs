@@ -154,21 +154,21 @@ async fn a_damaged_token_is_refused_and_never_answered_wrongly() {
 #[tokio::test]
 async fn the_next_page_goes_on_where_the_last_one_ended_whatever_was_written_meanwhile() {
     let (store, models, at) = with_documents().await;
-    let request = FindRequest { page_size: 3, ..find("m", [equals("n", number(0.0))], "") };
+    let request = FindRequest { page_size: 3, ..find("m", [], "") };
     let page = models.find(request.clone()).await.unwrap();
-    assert_eq!(keys(&page.documents), ["000", "005", "010"]);
+    assert_eq!(keys(&page.documents), ["000", "001", "002"]);
     let next = store.fill("Payment-1", 1).await[0];
     let writes = [
-        delete("010"),
-        delete("015"),
-        upsert("001", r#"{"n":0}"#),
-        upsert("0101", r#"{"n":0}"#),
-        upsert("020", r#"{"n":1}"#),
+        delete("002"),
+        delete("003"),
+        upsert("0011", r#"{"n":0}"#),
+        upsert("0021", r#"{"n":0}"#),
+        upsert("004", r#"{"n":1}"#),
     ];
     models.apply(apply("m", at, next, writes)).await.unwrap();
     let request = FindRequest { page_token: page.next_page_token, ..request };
     let page = models.find(request).await.unwrap();
-    assert_eq!(keys(&page.documents), ["0101", "025", "030"]);
+    assert_eq!(keys(&page.documents), ["0021", "004", "005"]);
     assert_eq!(page.checkpoint, next, "each page is of its own moment");
 }
 

@@ -130,6 +130,10 @@ async fn an_answer_that_waits_for_the_current_version_is_that_of_the_version_aft
         let (models, min_position) = (models.clone(), at[2]);
         async move { models.get(get(min_position)).await }
     });
+    // It has asked by now, most of the time: the answer is the same in both cases.
+    for _ in 0..20 {
+        assert_eq!(models.checkpoint("m", 0).await.unwrap().version, 1);
+    }
     models.switch("m", 2).await.unwrap();
     let answer = within(waiting).await.unwrap().unwrap();
     assert_eq!(
@@ -145,6 +149,9 @@ async fn an_answer_that_waits_for_a_version_that_is_dropped_ends() {
         let (models, min_position) = (models.clone(), at[2]);
         async move { models.get(get(min_position)).await }
     });
+    for _ in 0..20 {
+        models.checkpoint("m", 0).await.unwrap();
+    }
     models.drop("m", 0).await.unwrap();
     refused(within(waiting).await.unwrap(), Code::NotFound, "UNKNOWN_MODEL");
 }

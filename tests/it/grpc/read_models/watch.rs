@@ -284,7 +284,7 @@ async fn a_server_that_stops_ends_its_watches_and_is_not_held_up_by_them() {
     });
     store.stop.cancel();
     let refusal = idle.end().await;
-    assert_eq!((refusal.code(), &*refusal.reason()), (Code::Unavailable, "STOPPING"));
+    assert_eq!((refusal.code(), &*refusal.reason()), (Code::Unavailable, "SHUTTING_DOWN"));
     // Its call had begun, or not yet.
     assert_eq!(within(waiting).await.unwrap().code(), Code::Unavailable);
     store.stopped().await.unwrap();

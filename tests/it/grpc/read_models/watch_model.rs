@@ -176,7 +176,7 @@ async fn round(seed: u64) -> usize {
         for matches in wanted() {
             let request = FindRequest { version: *version, ..find("m", matches, "") };
             let found = models.find_all(request.clone()).await.unwrap();
-            assert_same(&found, plain.find(&request), "at the end");
+            plain.assert_found(&found, &request);
         }
     }
     resets
