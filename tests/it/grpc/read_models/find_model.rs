@@ -221,7 +221,7 @@ impl Twins {
         }
         for (key, kept) in &self.plain.documents {
             let document = self.models.document("m", key).await.unwrap();
-            assert_same([&document], [(&**key, kept)], "by its key");
+            assert_same([&document], [(&**key, &**kept)], "by its key");
         }
         let listed = self.models.all().await;
         assert_eq!(listed.len(), 2);

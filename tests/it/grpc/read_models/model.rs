@@ -1,6 +1,6 @@
 //! What a read model is, as simple as it can be said: documents by key, each of which is looked at.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use annals::wire::proto::v1::{
     Document, DocumentWrite, FieldMatch, FindRequest, JsonOperator, document_write::Write,
@@ -15,10 +15,10 @@ pub struct Kept {
     pub position: u64,
 }
 
-/// A version of a model.
+/// A version of a model. What many of its states have is there once.
 #[derive(Debug, Clone, Default)]
 pub struct Plain {
-    pub documents: BTreeMap<String, Kept>,
+    pub documents: BTreeMap<String, Arc<Kept>>,
     pub checkpoint: u64,
 }
 
@@ -135,7 +135,8 @@ impl Plain {
                     continue;
                 }
             };
-            self.documents.insert(write.key.clone(), Kept { json, position: checkpoint });
+            let kept = Arc::new(Kept { json, position: checkpoint });
+            self.documents.insert(write.key.clone(), kept);
         }
         self.checkpoint = checkpoint;
     }
@@ -143,7 +144,7 @@ impl Plain {
     pub fn matching(&self, matches: &[FieldMatch]) -> BTreeMap<&str, &Kept> {
         let is_wanted = |kept: &Kept| matches.iter().all(|wanted| is_match(&kept.json, wanted));
         let found = self.documents.iter().filter(|(_, kept)| is_wanted(kept));
-        found.map(|(key, kept)| (&**key, kept)).collect()
+        found.map(|(key, kept)| (&**key, &**kept)).collect()
     }
 
     /// The documents are all that match, each once, in the order that was asked for. What that leaves open is the

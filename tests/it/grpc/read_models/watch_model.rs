@@ -19,7 +19,8 @@ use crate::support::{
     TestStore, connect,
     dice::Dice,
     models::{
-        Models, apply, create, delete, equals, find, matches, merge, number, text, upsert, watch,
+        Models, Watch, apply, create, delete, equals, find, matches, merge, number, text, upsert,
+        watch,
     },
     within,
 };
@@ -55,15 +56,15 @@ fn a_write(dice: &mut Dice, fill: &str) -> DocumentWrite {
     }
 }
 
-/// Reads to the end, a message for each permit, and compares at each checkpoint; how often it was told to forget.
+/// Reads to the end, a message for each permit, and compares at each checkpoint. How often it was told to forget, and
+/// how often it was compared.
 async fn follow(
-    models: Models,
+    mut watch: Watch,
     request: WatchRequest,
     history: History,
     permits: Arc<Semaphore>,
     last: u64,
 ) -> (usize, usize) {
-    let mut watch = models.watch(request.clone()).await.unwrap();
     let (mut resets, mut compared) = (0, 0);
     let (mut version, mut checkpoint) = (None, 0);
     loop {
@@ -133,7 +134,10 @@ async fn round(seed: u64) -> usize {
         let request = WatchRequest { version, ..watch("m", matches) };
         let models = Models::new(connect(store.address).await);
         let (history, permits) = (Arc::clone(&projection.history), Arc::clone(permits));
-        watches.spawn(follow(models, request, history, permits, last));
+        watches.spawn(async move {
+            let watch = models.watch(request.clone()).await.unwrap();
+            follow(watch, request, history, permits, last).await
+        });
     };
     for matches in wanted() {
         begin(&projection, matches.clone(), 0, &fast).await;
@@ -189,4 +193,49 @@ async fn a_folded_watch_is_at_each_checkpoint_what_a_look_at_every_document_give
         resets += round(0x000a_11a1 + seed).await;
     }
     assert!(resets > 0, "versions were switched, and some were slow");
+}
+
+/// The first result comes in several parts, each of its own moment: before it is told to be whole, all that changed
+/// meanwhile is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_result_that_changes_while_it_is_read_is_that_of_the_checkpoint_with_which_it_is_whole()
+ {
+    const DOCUMENTS: u64 = 1800;
+    const CHANGES: u64 = 200;
+    let store = TestStore::start().await;
+    let at = store.fill("Payment-1", usize::try_from(CHANGES).unwrap() + 1).await;
+    let last = *at.last().unwrap();
+    let models = store.models();
+    models.create(create("m", 1, INDEXES)).await.unwrap();
+    let history: History = Arc::default();
+    let plain = HashMap::from([(1, Plain::default())]);
+    let mut projection = Projection { models: models.clone(), history, plain };
+    let fill = "x".repeat(8000);
+    let document = |key: u64, n: u64| {
+        let json = format!(r#"{{"s":"a","n":{n},"fill":"{fill}"}}"#);
+        upsert(&format!("{key:05}"), &json)
+    };
+    projection.apply(1, at[0], (0..DOCUMENTS).map(|key| document(key, key % 6)).collect()).await;
+    for (request, seed) in [(watch("m", []), 1), (watch("m", [equals("s", text("a"))]), 2)] {
+        let mut watch =
+            Models::new(connect(store.address).await).watch(request.clone()).await.unwrap();
+        // The first parts are read, and the last ones are not: the connection has no room for them.
+        let first = watch.next().await.unwrap();
+        assert!(matches!(first, Message::Changes(_)), "{first:?}");
+        let mut dice = Dice::new(seed);
+        let begin = usize::try_from(seed - 1).unwrap() * 100 + 1;
+        for position in &at[begin..begin + 100] {
+            let mut writes: Vec<_> =
+                (0..3).map(|_| document(dice.below(DOCUMENTS), dice.below(6))).collect();
+            writes.push(delete(&format!("{:05}", dice.below(DOCUMENTS))));
+            projection.apply(1, *position, writes).await;
+        }
+        let permits = Arc::new(Semaphore::new(1 << 20));
+        let end = at[begin + 99];
+        let history = Arc::clone(&projection.history);
+        let (resets, compared) = follow(watch, request, history, permits, end).await;
+        assert_eq!(resets, 0, "all changes were kept");
+        assert!(compared > 0);
+    }
+    assert_eq!(projection.plain[&1].checkpoint, last);
 }
