@@ -20,7 +20,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::document::{self, FieldPath};
+use super::document::{FieldPath, Object};
 
 type Bytes = &'static [u8];
 
@@ -239,12 +239,15 @@ impl<'a> Tables<'a> {
         after: Option<&Stored>,
         indexes: &[Vec<FieldPath>],
     ) -> Result<(), DatabaseError> {
+        let [mut before_object, mut after_object] =
+            [before, after].map(|it| it.map(|it| Object::of(&it.json)));
         for (number, fields) in indexes.iter().enumerate() {
-            let entry = |it: &Stored| {
-                let values = document::index_values(&it.json, fields).expect("checked before");
+            let entry = |it: &mut Object<'_>| {
+                let values = it.index_values(fields).expect("checked before");
                 entry_key(id, number, &values, key)
             };
-            let (before, after) = (before.map(entry), after.map(entry));
+            let (before, after) =
+                (before_object.as_mut().map(entry), after_object.as_mut().map(entry));
             if before == after {
                 continue;
             }

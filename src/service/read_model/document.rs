@@ -1,7 +1,10 @@
 //! Documents as text: what they are made of, and RFC 7396's merge. Only what a patch names is written anew; numbers
 //! keep their digits, whatever they are.
 
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use indexmap::IndexMap;
 use serde::{
@@ -175,26 +178,41 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// Of the document `text` what an index of `fields` orders it by.
-pub fn index_values(text: &str, fields: &[FieldPath]) -> Result<Vec<u8>, StringTooLong> {
-    let mut values = Vec::new();
-    for path in fields {
-        order::put_value(&mut values, value_at(text, &path.0))?;
+/// A document in which fields are looked up. However many are, each object is parsed once, when it is looked into.
+pub struct Object<'a> {
+    text: &'a str,
+    members: Option<Members<'a>>,
+    inner: HashMap<String, Object<'a>>,
+}
+
+impl<'a> Object<'a> {
+    /// The document `text`. What is no object has no members.
+    pub fn of(text: &'a str) -> Self {
+        Self { text, members: None, inner: HashMap::new() }
     }
-    Ok(values)
-}
 
-/// The value at the end of the path, if there is one.
-pub fn value_of<'a>(text: &'a str, path: &FieldPath) -> Option<&'a RawValue> {
-    value_at(text, &path.0)
-}
+    /// What an index of `fields` orders the document by.
+    pub fn index_values(&mut self, fields: &[FieldPath]) -> Result<Vec<u8>, StringTooLong> {
+        let mut values = Vec::new();
+        for path in fields {
+            order::put_value(&mut values, self.value_of(path))?;
+        }
+        Ok(values)
+    }
 
-fn value_at<'a>(text: &'a str, names: &[String]) -> Option<&'a RawValue> {
-    let (name, rest) = names.split_first()?;
-    let value = *members(text).get(name)?;
-    match rest {
-        [] => Some(value),
-        rest => value_at(value.get(), rest),
+    /// The value at the end of the path, if there is one.
+    pub fn value_of(&mut self, path: &FieldPath) -> Option<&'a RawValue> {
+        self.value_at(&path.0)
+    }
+
+    fn value_at(&mut self, names: &[String]) -> Option<&'a RawValue> {
+        let (name, rest) = names.split_first()?;
+        let value = *self.members.get_or_insert_with(|| members(self.text)).get(name)?;
+        if rest.is_empty() {
+            return Some(value);
+        }
+        let inner = self.inner.entry(name.clone()).or_insert_with(|| Self::of(value.get()));
+        inner.value_at(rest)
     }
 }
 
@@ -245,8 +263,10 @@ mod tests {
     #[test]
     fn a_field_is_found_along_its_path() {
         let text = r#"{"a":{"b":{"c":1}},"a.b":2,"d":[1]}"#;
-        let at = |path| value_of(text, &FieldPath::parse(path).unwrap()).map(RawValue::get);
+        let mut object = Object::of(text);
+        let mut at = |path| object.value_of(&FieldPath::parse(path).unwrap()).map(RawValue::get);
         assert_eq!(at("a.b.c"), Some("1"));
+        assert_eq!(at("a.b.c"), Some("1"), "again");
         assert_eq!(at("a.b"), Some(r#"{"c":1}"#));
         assert_eq!(at("d.0"), None);
         assert_eq!(at("x"), None);

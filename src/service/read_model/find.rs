@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     ReadModelError, ReadModelService, Version, blocking,
     database::{Stored, Walk},
-    document::FieldPath,
+    document::{FieldPath, Object},
     plan::{self, FieldMatch, NotIndexed, Plan},
 };
 
@@ -110,7 +110,8 @@ impl ReadModelService {
                 if abandoned.load(Ordering::Relaxed) {
                     return Ok(false);
                 }
-                if !plan.rest.iter().all(|at| matches[*at].holds(&document.json)) {
+                let mut object = Object::of(&document.json);
+                if !plan.rest.iter().all(|at| matches[*at].holds(&mut object)) {
                     return Ok(true);
                 }
                 let more = bytes + key.len() + document.json.len();

@@ -1,7 +1,7 @@
 //! Which index answers a question, and where in it the answers lie.
 
 use super::{
-    document::{self, FieldPath},
+    document::{FieldPath, Object},
     order,
 };
 use crate::core::filter::json::{Operator, Scalar};
@@ -16,9 +16,9 @@ pub struct FieldMatch {
 
 impl FieldMatch {
     /// Whether a document says so.
-    pub fn holds(&self, document: &str) -> bool {
+    pub fn holds(&self, document: &mut Object<'_>) -> bool {
         let mut value = Vec::new();
-        if order::put_value(&mut value, document::value_of(document, &self.field)).is_err() {
+        if order::put_value(&mut value, document.value_of(&self.field)).is_err() {
             return false;
         }
         let (from, before) = bounds(std::slice::from_ref(&self));
@@ -155,7 +155,7 @@ mod tests {
     fn a_comparison_holds_between_values_of_one_kind() {
         let document = r#"{"n":5,"s":"b","z":null}"#;
         let holds = |field: &str, operator, value: Scalar| {
-            FieldMatch { field: path(field), operator, value }.holds(document)
+            FieldMatch { field: path(field), operator, value }.holds(&mut Object::of(document))
         };
         assert!(holds("n", Operator::Less, Scalar::Number(6.0)));
         assert!(!holds("n", Operator::Less, Scalar::Number(5.0)));

@@ -14,6 +14,7 @@ use super::{
     catalog::State,
     changes::{Change, Lost, Watching},
     database::Stored,
+    document::Object,
     find,
     plan::{FieldMatch, Plan},
 };
@@ -258,7 +259,10 @@ impl Watch {
 
     fn take_change(&mut self, change: &Change, pack: &mut Pack) {
         let matches = |it: &Option<Stored>| {
-            it.as_ref().is_some_and(|it| self.matches.iter().all(|one| one.holds(&it.json)))
+            it.as_ref().is_some_and(|it| {
+                let mut object = Object::of(&it.json);
+                self.matches.iter().all(|one| one.holds(&mut object))
+            })
         };
         let was = matches(&change.before);
         let after = change.after.as_ref().filter(|_| matches(&change.after));

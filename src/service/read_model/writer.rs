@@ -21,7 +21,7 @@ use super::{
     catalog::{Model, Models, Version},
     changes::Change,
     database::{DatabaseError, ModelDatabase, Stored, Tables, VersionRecord},
-    document,
+    document::{self, Object},
     order::StringTooLong,
 };
 use crate::core::clock::Clock;
@@ -521,8 +521,9 @@ impl Writing {
 
 /// Whether every indexed field of a document can be indexed; otherwise why not.
 pub fn check_indexed(document: &str, version: &Version) -> Result<(), String> {
+    let mut object = Object::of(document);
     for fields in &version.indexes {
-        if let Err(StringTooLong(size)) = document::index_values(document, fields) {
+        if let Err(StringTooLong(size)) = object.index_values(fields) {
             let max = super::order::INDEXED_STRING_BYTES_MAX;
             return Err(format!(
                 "has an indexed string of {size} bytes, at most {max} are allowed"
