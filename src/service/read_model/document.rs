@@ -1,5 +1,4 @@
-//! Documents as text: what they are made of, and RFC 7396's merge. Only what a patch names is written anew; numbers
-//! keep their digits, whatever they are.
+//! Documents as text: what they are made of, and what their fields say. Merges of them are merge.rs's.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +18,7 @@ use super::order::{self, StringTooLong};
 pub const DEPTH_MAX: usize = 64;
 
 /// The members of an object, in their order.
-type Members<'a> = IndexMap<String, &'a RawValue>;
+pub type Members<'a> = IndexMap<String, &'a RawValue>;
 
 /// Why a text is not a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,40 +118,13 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-fn is_object(value: &RawValue) -> bool {
+pub fn is_object(value: &RawValue) -> bool {
     value.get().trim_start().starts_with('{')
 }
 
-fn members(text: &str) -> Members<'_> {
+/// The members of the object `text`; none where it is no object.
+pub fn members(text: &str) -> Members<'_> {
     serde_json::from_str(text).unwrap_or_default()
-}
-
-/// The document `target`, an object, with the merge patch `patch`, an object: RFC 7396, section 2.
-pub fn merge(target: &str, patch: &str) -> String {
-    let mut merged: IndexMap<String, String> =
-        members(target).into_iter().map(|(name, value)| (name, value.get().to_owned())).collect();
-    for (name, change) in members(patch) {
-        if change.get() == "null" {
-            merged.shift_remove(&name);
-        } else if is_object(change) {
-            let before = merged.get(&name).filter(|value| value.starts_with('{'));
-            let after = merge(before.map_or("{}", String::as_str), change.get());
-            merged.insert(name, after);
-        } else {
-            merged.insert(name, change.get().to_owned());
-        }
-    }
-    let mut text = String::from("{");
-    for (index, (name, value)) in merged.iter().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        text.push_str(&serde_json::to_string(name).expect("a string is JSON"));
-        text.push(':');
-        text.push_str(value);
-    }
-    text.push('}');
-    text
 }
 
 /// A field of documents: the names on the way to it.
@@ -219,32 +191,6 @@ impl<'a> Object<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// RFC 7396, appendix A, where target and patch are objects.
-    #[test]
-    fn merges_are_those_of_the_rfc() {
-        for (target, patch, merged) in [
-            (r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
-            (r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#),
-            (r#"{"a":"b"}"#, r#"{"a":null}"#, r"{}"),
-            (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
-            (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
-            (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
-            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
-            (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
-            (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#),
-            (r"{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
-        ] {
-            assert_eq!(merge(target, patch), merged, "{target} + {patch}");
-        }
-    }
-
-    #[test]
-    fn numbers_keep_their_digits() {
-        let target = r#"{"a":12.10,"b":18446744073709551617,"c":1e400}"#;
-        let merged = merge(target, r#"{"d":0.10}"#);
-        assert_eq!(merged, r#"{"a":12.10,"b":18446744073709551617,"c":1e400,"d":0.10}"#);
-    }
 
     #[test]
     fn what_is_no_document_says_why() {

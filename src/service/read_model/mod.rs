@@ -13,8 +13,10 @@
 mod catalog;
 mod changes;
 mod database;
+mod decide;
 mod document;
 mod find;
+mod merge;
 mod order;
 mod plan;
 mod watch;
@@ -36,11 +38,11 @@ use self::{
 pub use self::{
     catalog::Version,
     database::{DatabaseError, Stored, VersionRecord},
+    decide::Write,
     document::{DEPTH_MAX, FieldPath, NotADocument, check},
     find::{FindRequest, Found},
     plan::FieldMatch,
     watch::{Message, Watch},
-    writer::Write,
 };
 use super::places::{NoPlace, Places};
 use crate::core::{clock::Clock, commit_log::disk::SyncMode, history::History, position::Position};
@@ -259,7 +261,7 @@ impl ReadModelService {
         }
         for (number, (_, write)) in writes.iter().enumerate() {
             if let Write::Upsert(text) = write
-                && let Err(what) = writer::check_indexed(text, &version)
+                && let Err(what) = decide::check_indexed(text, &version)
             {
                 return Err(ReadModelError::Invalid { write: number, field: "upsert", what });
             }

@@ -4,7 +4,7 @@
 //! sees a commit when it is as safe as the mode promises, not before.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -21,8 +21,7 @@ use super::{
     catalog::{Model, Models, Version},
     changes::Change,
     database::{DatabaseError, ModelDatabase, Stored, Tables, VersionRecord},
-    document::{self, Object},
-    order::StringTooLong,
+    decide::{Write, decide},
 };
 use crate::core::clock::Clock;
 
@@ -34,16 +33,6 @@ const QUEUE_BYTES_MAX: usize = 128 << 20;
 const COMMIT_BYTES_MAX: usize = 32 << 20;
 /// Of what was dropped so much is removed in one step.
 const PURGE_STEP: usize = 10_000;
-
-/// What becomes of a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
-    /// A document, checked.
-    Upsert(String),
-    /// A merge patch, checked.
-    Merge(String),
-    Delete,
-}
 
 /// Documents and a checkpoint to write.
 pub struct Apply {
@@ -424,10 +413,11 @@ impl Writing {
             let (version, actual) = (version.number, record.checkpoint);
             return Ok(Err(E::WrongCheckpoint { model, version, expected, actual }));
         }
-        let changes = match self.decide(tables, &version, checkpoint, writes)? {
-            Ok(changes) => changes,
-            Err(error) => return Ok(Err(error)),
-        };
+        let changes =
+            match decide(tables, &version, checkpoint, writes, self.bounds.document_size_max)? {
+                Ok(changes) => changes,
+                Err(error) => return Ok(Err(error)),
+            };
         for change in &changes {
             let size = |it: &Option<Stored>| {
                 it.as_ref().map_or(0, |it| (change.key.len() + it.json.len()) as u64)
@@ -458,53 +448,6 @@ impl Writing {
         Ok(Ok(record))
     }
 
-    /// The documents as they would be, each key once. Nothing is written.
-    fn decide(
-        &self,
-        tables: &Tables<'_>,
-        version: &Version,
-        checkpoint: u64,
-        writes: Vec<(String, Write)>,
-    ) -> Result<Result<Vec<Change>, E>, DatabaseError> {
-        let mut places: HashMap<String, usize> = HashMap::new();
-        let mut changes: Vec<Change> = Vec::with_capacity(writes.len());
-        for (number, (key, write)) in writes.into_iter().enumerate() {
-            let place = if let Some(place) = places.get(&key) {
-                *place
-            } else {
-                let before = tables.document(version.id, &key)?;
-                places.insert(key.clone(), changes.len());
-                changes.push(Change { key, after: before.clone(), before });
-                changes.len() - 1
-            };
-            let change = &mut changes[place];
-            let json = match write {
-                Write::Delete => None,
-                Write::Upsert(text) => Some(text),
-                Write::Merge(patch) => {
-                    let target = change.after.as_ref().map_or("{}", |it| it.json.as_str());
-                    let merged = document::merge(target, &patch);
-                    let (size, max) = (merged.len(), self.bounds.document_size_max);
-                    if size > max {
-                        let what =
-                            format!("makes a document of {size} bytes, at most {max} are allowed");
-                        return Ok(Err(E::Invalid { write: number, field: "merge", what }));
-                    }
-                    if let Err(error) = document::check(&merged) {
-                        let what = format!("makes a document that {error}");
-                        return Ok(Err(E::Invalid { write: number, field: "merge", what }));
-                    }
-                    if let Err(what) = check_indexed(&merged, version) {
-                        return Ok(Err(E::Invalid { write: number, field: "merge", what }));
-                    }
-                    Some(merged)
-                }
-            };
-            change.after = json.map(|json| Stored { position: checkpoint, json });
-        }
-        Ok(Ok(changes))
-    }
-
     /// Bytes of all versions but one.
     fn used_without(&self, id: u64, models: &Models, commit: &Commit) -> u64 {
         if self.bounds.size_max == u64::MAX {
@@ -517,20 +460,6 @@ impl Writing {
         };
         versions.filter(|it| it.id != id).map(bytes).sum()
     }
-}
-
-/// Whether every indexed field of a document can be indexed; otherwise why not.
-pub fn check_indexed(document: &str, version: &Version) -> Result<(), String> {
-    let mut object = Object::of(document);
-    for fields in &version.indexes {
-        if let Err(StringTooLong(size)) = object.index_values(fields) {
-            let max = super::order::INDEXED_STRING_BYTES_MAX;
-            return Err(format!(
-                "has an indexed string of {size} bytes, at most {max} are allowed"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn drop_versions(

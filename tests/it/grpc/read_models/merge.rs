@@ -165,3 +165,29 @@ async fn a_merge_must_not_make_a_document_that_is_too_large() {
     let replace = merge("a", &format!(r#"{{"a":null,"b":"{half}"}}"#));
     models.apply(apply("m", at[0], at[1], [replace])).await.unwrap();
 }
+
+/// As many as an Apply may have, to one document with many members. Were the document written anew by each, it would
+/// take minutes, and every other projection would wait.
+#[tokio::test]
+async fn many_small_patches_to_a_large_document_cost_what_they_have() {
+    const PATCHES: usize = 10_000;
+    let (_store, models, at) = with_model(2).await;
+    let members: Vec<_> = (0..45_000).map(|it| format!(r#""k{it}":{{"of":{it}}}"#)).collect();
+    let json = format!("{{{}}}", members.join(","));
+    assert!(json.len() > 900_000, "{}", json.len());
+    models.apply(apply("m", 0, at[0], [upsert("a", &json)])).await.unwrap();
+    let patch = |it: usize| match it % 3 {
+        0 => format!(r#"{{"k{it}":null}}"#),
+        1 => format!(r#"{{"k{it}":{{"of":null}}}}"#),
+        _ => r#"{"n":1}"#.to_owned(),
+    };
+    let writes: Vec<_> = (0..PATCHES).map(|it| merge("a", &patch(it))).collect();
+    models.apply(apply("m", at[0], at[1], writes)).await.unwrap();
+    let value: Value = serde_json::from_str(&models.json("m", "a").await).unwrap();
+    let object = value.as_object().unwrap();
+    assert_eq!(object.len(), 45_000 - PATCHES.div_ceil(3) + 1);
+    assert_eq!(
+        (&object["k1"], &object["k2"], &object["n"]),
+        (&json!({}), &json!({"of": 2}), &json!(1))
+    );
+}
