@@ -146,7 +146,9 @@ fn an_event_that_no_commit_can_hold_is_a_mistake() {
 #[test]
 fn nothing_goes_beyond_the_hard_limits() {
     for option in OPTIONS.iter().filter(|option| option.name.contains("-max")) {
-        for value in ["0", "99999999999"] {
+        // How much the disk takes is the operator's to say.
+        let too_much = (option.name != "models-size-max-bytes").then_some("99999999999");
+        for value in ["0"].into_iter().chain(too_much) {
             let mistakes = load(flags([(option.name, value)]), environment([]));
             assert_lines(&mistakes.unwrap_err(), &[&[option.name, value]]);
         }
