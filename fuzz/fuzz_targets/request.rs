@@ -32,7 +32,7 @@ use annals::{
             AppendRequest, CommitRequest, ConsumeRequest, CountRequest, CreateGroupRequest,
             SettleRequest, SubscribeRequest, UpdateGroupRequest,
         },
-        status, subscribing,
+        read_model, status, subscribing,
     },
 };
 use libfuzzer_sys::fuzz_target;
@@ -44,6 +44,10 @@ fn proposal(
     bytes: &[u8],
 ) -> Result<Option<annals::core::append::Proposal>, prost::DecodeError> {
     let limits = Limits::default();
+    if kind == u8::MAX {
+        read_model::check_requests(bytes);
+        return Ok(None);
+    }
     Ok(match kind % 8 {
         0 => convert::append(AppendRequest::decode(bytes)?, &limits).ok(),
         1 => convert::commit(CommitRequest::decode(bytes)?, &limits).ok(),

@@ -1,20 +1,17 @@
 //! The Rust client of Annals, an event store that speaks gRPC.
 //!
 //! ```text
-//! Client ── append, read, query, subscribe, consume, read models ──► server
+//! Client ── append, read, subscribe, read models ──► server
 //!   ▲
-//!   ├── Repository   an aggregate: rebuilt from its events, saved with the version that was read
-//!   ├── CommandBus   handlers by command, behind tower layers
-//!   ├── QueryBus     handlers by query, with a cache that events invalidate
-//!   ├── EventBus     handlers in this process, after a commit
-//!   └── Projection   events folded into a read model, each exactly once
+//!   ├── aggregate::Repository   an aggregate: rebuilt from its events, saved with the version that was read
+//!   └── projection::Runner   events folded into a read model, each exactly once
 //! ```
 //!
-//! The README goes through all of it in this order. `testing` (a feature) has a server in the test's own process and
-//! given-when-then.
+//! The README goes through all of it. `testing` (a feature) has a server in the test's own process.
 
 #![deny(unsafe_code)]
 
+pub mod aggregate;
 pub mod append;
 pub mod client;
 pub mod error;
@@ -38,3 +35,8 @@ pub use filter::Filter;
 pub mod proto {
     tonic::include_proto!("annals.v1");
 }
+
+/// The README's code, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

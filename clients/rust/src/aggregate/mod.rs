@@ -1,0 +1,177 @@
+//! Aggregates: state that is folded from the events of one stream, and decisions about it.
+//!
+//! ```
+//! # use annals_client::testing::TestStore;
+//! use annals_client::aggregate::{Aggregate, Context, Repository};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! #[serde(tag = "type", content = "data")]
+//! enum AccountEvent {
+//!     Deposited { amount: u64 },
+//!     Withdrawn { amount: u64 },
+//! }
+//!
+//! #[derive(Default)]
+//! struct Account {
+//!     balance: u64,
+//! }
+//!
+//! impl Aggregate for Account {
+//!     const CATEGORY: &'static str = "Account";
+//!     type Event = AccountEvent;
+//!
+//!     fn apply(&mut self, event: &AccountEvent) {
+//!         match event {
+//!             AccountEvent::Deposited { amount } => self.balance += amount,
+//!             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+//!         }
+//!     }
+//! }
+//!
+//! #[derive(Debug, thiserror::Error)]
+//! #[error("only {left} is left")]
+//! struct Overdrawn {
+//!     left: u64,
+//! }
+//!
+//! impl Account {
+//!     fn withdraw(&self, amount: u64) -> Result<Vec<AccountEvent>, Overdrawn> {
+//!         if amount > self.balance {
+//!             return Err(Overdrawn { left: self.balance });
+//!         }
+//!         Ok(vec![AccountEvent::Withdrawn { amount }])
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let store = TestStore::start().await;
+//! # let client = store.client();
+//! let accounts = Repository::<Account>::new(client);
+//! let mut account = accounts.load("1").await?;
+//! account.record(AccountEvent::Deposited { amount: 10 });
+//! accounts.save(&mut account, &Context::default()).await?;
+//!
+//! // The whole decision again, on newer state, where somebody else was first:
+//! let account = accounts.execute("1", &Context::default(), |account| account.withdraw(4)).await?;
+//! assert_eq!(account.balance, 6);
+//! # Ok(())
+//! # }
+//! ```
+
+mod repository;
+
+use std::{collections::BTreeMap, ops::Deref};
+
+use chrono::{DateTime, Utc};
+pub use repository::{ExecuteError, Repository};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{NewEvent, Result};
+
+/// State that is folded from the events of one stream, `CATEGORY-id`.
+pub trait Aggregate: Default + Send + Sync + 'static {
+    /// The category of its streams.
+    const CATEGORY: &'static str;
+
+    /// What happens to it: an enum with `#[serde(tag = "type", content = "data")]`.
+    type Event: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// Changes the state by what has happened. It must not fail: what cannot happen is not decided.
+    fn apply(&mut self, event: &Self::Event);
+}
+
+/// What the events of one save carry besides what they say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Context {
+    /// What they belong to, over all streams.
+    pub correlation_id: Option<String>,
+    /// What made them happen: the id of a command or an event.
+    pub causation_id: Option<String>,
+    /// Facts about them.
+    pub metadata: BTreeMap<String, String>,
+    /// What they are about besides their stream.
+    pub tags: Vec<String>,
+    /// When they happened. `None`: when the server records them.
+    pub occurred_at: Option<DateTime<Utc>>,
+}
+
+impl Context {
+    fn event<E: Serialize>(&self, event: &E) -> Result<NewEvent> {
+        let mut new = NewEvent::of(event)?;
+        new.correlation_id.clone_from(&self.correlation_id);
+        new.causation_id.clone_from(&self.causation_id);
+        new.metadata.clone_from(&self.metadata);
+        new.tags.clone_from(&self.tags);
+        new.occurred_at = self.occurred_at;
+        Ok(new)
+    }
+}
+
+/// An aggregate with its identity, its version, and what has been decided but not saved.
+#[derive(Debug)]
+pub struct Root<A: Aggregate> {
+    id: String,
+    state: A,
+    version: u64,
+    uncommitted: Vec<A::Event>,
+}
+
+impl<A: Aggregate> Root<A> {
+    /// One that nothing has happened to.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), state: A::default(), version: 0, uncommitted: Vec::new() }
+    }
+
+    /// One that these events have happened to, in this order.
+    pub fn from_events<'a>(
+        id: impl Into<String>,
+        events: impl IntoIterator<Item = &'a A::Event>,
+    ) -> Self {
+        let mut root = Self::new(id);
+        for event in events {
+            root.replay(event);
+        }
+        root
+    }
+
+    fn replay(&mut self, event: &A::Event) {
+        self.state.apply(event);
+        self.version += 1;
+    }
+
+    /// Its identity: its stream's name without the category.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its stream.
+    pub fn stream(&self) -> String {
+        format!("{}-{}", A::CATEGORY, self.id)
+    }
+
+    /// How many events of it are in the log, as far as is known; 0: none.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What has been decided and not saved.
+    pub fn uncommitted(&self) -> &[A::Event] {
+        &self.uncommitted
+    }
+
+    /// Lets an event happen: the state changes at once, the log with the next save.
+    pub fn record(&mut self, event: A::Event) {
+        self.state.apply(&event);
+        self.uncommitted.push(event);
+    }
+}
+
+impl<A: Aggregate> Deref for Root<A> {
+    type Target = A;
+
+    fn deref(&self) -> &A {
+        &self.state
+    }
+}

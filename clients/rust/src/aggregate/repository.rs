@@ -1,0 +1,171 @@
+//! Loads aggregates from their streams and saves what was decided, with the version that was read.
+
+use std::marker::PhantomData;
+
+use chrono::{DateTime, Utc};
+
+use super::{Aggregate, Context, Root};
+use crate::{
+    Client, Error, NewEvent, Result,
+    client::{Backoff, Retry},
+};
+
+/// The aggregates of one kind.
+#[derive(Debug)]
+pub struct Repository<A> {
+    client: Client,
+    conflicts: Retry,
+    kind: PhantomData<fn() -> A>,
+}
+
+impl<A> Clone for Repository<A> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), ..*self }
+    }
+}
+
+/// Why a command was not carried out. Nothing was written, unless it is [`ExecuteError::Store`] with an outcome that is
+/// not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError<E> {
+    /// The aggregate's own rules refuse it.
+    #[error(transparent)]
+    Refused(E),
+    /// Somebody else was first, every time.
+    #[error("somebody else was first, {tries} times")]
+    Contended {
+        /// So often it was tried.
+        tries: u32,
+    },
+    /// The store failed, or refused the events.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl<A: Aggregate> Repository<A> {
+    /// With at most 64 tries of a decision where somebody else was first.
+    pub fn new(client: Client) -> Self {
+        let pause = std::time::Duration::from_millis(2);
+        let pause_max = std::time::Duration::from_millis(200);
+        Self { client, conflicts: Retry { tries: 64, pause, pause_max }, kind: PhantomData }
+    }
+
+    /// How often, and after which pauses, a decision is made again where somebody else was first.
+    #[must_use]
+    pub fn conflicts(mut self, retry: Retry) -> Self {
+        self.conflicts = retry;
+        self
+    }
+
+    /// The aggregate as it is now; with version 0 where nothing has happened to it.
+    pub async fn load(&self, id: impl Into<String>) -> Result<Root<A>> {
+        let mut root = Root::new(id);
+        self.refresh(&mut root).await?;
+        Ok(root)
+    }
+
+    /// The aggregate as it was: with the events up to this version.
+    pub async fn load_version(&self, id: impl Into<String>, version: u64) -> Result<Root<A>> {
+        let mut root = Root::new(id);
+        if version > 0 {
+            self.replay(&mut root, version, |_| true).await?;
+        }
+        Ok(root)
+    }
+
+    /// The aggregate as it was at this moment: with the events that had happened by then, in the order of its stream, up
+    /// to the first that had not.
+    pub async fn load_at(&self, id: impl Into<String>, at: DateTime<Utc>) -> Result<Root<A>> {
+        let mut root = Root::new(id);
+        self.replay(&mut root, 0, |occurred_at| occurred_at <= at).await?;
+        Ok(root)
+    }
+
+    /// Takes in what has happened since it was loaded. What is not saved must not be there.
+    async fn refresh(&self, root: &mut Root<A>) -> Result<()> {
+        self.replay(root, 0, |_| true).await
+    }
+
+    async fn replay(
+        &self,
+        root: &mut Root<A>,
+        limit: u64,
+        has_happened: impl Fn(DateTime<Utc>) -> bool,
+    ) -> Result<()> {
+        let read = self.client.read_stream(root.stream()).after(root.version).limit(limit);
+        let mut events = match read.events().await {
+            Ok(events) => events,
+            Err(error) if is_empty(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        loop {
+            match events.next().await {
+                Ok(Some(event)) if has_happened(event.occurred_at) => {
+                    root.state.apply(&event.decode()?);
+                    // Its own: where old events are hidden there is more than was read.
+                    root.version = event.version;
+                }
+                Ok(_) => return Ok(()),
+                Err(error) if is_empty(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Appends what is not saved yet, if the stream has the version that was read.
+    ///
+    /// [`Error::WrongExpectedVersion`]: somebody else was first; nothing was written, and the root is as it was. The position
+    /// of the last event, 0 where there was nothing to save.
+    pub async fn save(&self, root: &mut Root<A>, context: &Context) -> Result<u64> {
+        let events = root.uncommitted.iter().map(|event| context.event(event));
+        let events: Vec<NewEvent> = events.collect::<Result<_>>()?;
+        if events.is_empty() {
+            return Ok(0);
+        }
+        let appended = self.client.append(root.stream(), root.version, events).await?;
+        root.version = appended.version;
+        root.uncommitted.clear();
+        Ok(appended.position)
+    }
+
+    /// Loads, decides, saves; where somebody else was first, takes in what they did and makes the whole decision again.
+    pub async fn execute<E>(
+        &self,
+        id: impl Into<String>,
+        context: &Context,
+        mut decide: impl FnMut(&A) -> Result<Vec<A::Event>, E>,
+    ) -> Result<Root<A>, ExecuteError<E>> {
+        let mut root = self.load(id).await?;
+        let mut backoff = Backoff::new(&self.conflicts);
+        loop {
+            let decided = decide(&root.state).map_err(ExecuteError::Refused)?;
+            let events = decided.iter().map(|event| context.event(event));
+            let events: Vec<NewEvent> = events.collect::<Result<_>>()?;
+            if events.is_empty() {
+                return Ok(root);
+            }
+            match self.client.append(root.stream(), root.version, events).await {
+                Ok(appended) => {
+                    for event in &decided {
+                        root.state.apply(event);
+                    }
+                    root.version = appended.version;
+                    return Ok(root);
+                }
+                Err(error) if error.is_conflict() => {
+                    let Some(pause) = backoff.next() else {
+                        return Err(ExecuteError::Contended { tries: self.conflicts.tries });
+                    };
+                    tokio::time::sleep(pause).await;
+                    self.refresh(&mut root).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Nothing was ever written to the stream, or all of it is deleted: nothing has happened.
+fn is_empty(error: &Error) -> bool {
+    matches!(error.reason(), "UNKNOWN_STREAM")
+}
