@@ -8,6 +8,7 @@ use super::money::Money;
 /// What happens to a payment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
+#[expect(clippy::enum_variant_names, reason = "a variant's name is the event's type")]
 pub enum PaymentEvent {
     /// The money was taken.
     PaymentProcessed {
