@@ -12,6 +12,9 @@ use super::{
     order::{INDEXED_STRING_BYTES_MAX, StringTooLong},
 };
 
+/// What an Apply replaces, changes or deletes may have so many bytes: all of it is in memory at once.
+const REPLACED_BYTES_MAX: usize = 256 << 20;
+
 /// What becomes of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
@@ -20,6 +23,17 @@ pub enum Write {
     /// A merge patch, checked.
     Merge(String),
     Delete,
+}
+
+impl Write {
+    /// Its name in a request.
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Upsert(_) => "upsert",
+            Self::Merge(_) => "merge",
+            Self::Delete => "delete",
+        }
+    }
 }
 
 /// The documents as they would be, each key once. Nothing is written.
@@ -31,6 +45,7 @@ pub fn decide(
     size_max: usize,
 ) -> Result<Result<Vec<Change>, E>, DatabaseError> {
     let mut places: HashMap<String, usize> = HashMap::new();
+    let mut replaced = 0;
     let mut changes: Vec<Change> = Vec::with_capacity(writes.len());
     // Of each of them what is being merged, and by which write the last time.
     let mut merges: Vec<Option<(usize, Merging)>> = Vec::with_capacity(writes.len());
@@ -39,6 +54,13 @@ pub fn decide(
             *place
         } else {
             let before = tables.document(version.id, &key)?;
+            replaced += before.as_ref().map_or(0, |it| it.json.len());
+            if replaced > REPLACED_BYTES_MAX {
+                let max = REPLACED_BYTES_MAX >> 20;
+                let field = write.field();
+                let what = format!("and what is before it touch documents of more than {max} MiB");
+                return Ok(Err(E::Invalid { write: number, field, what }));
+            }
             places.insert(key.clone(), changes.len());
             changes.push(Change { key, after: before.clone(), before });
             merges.push(None);

@@ -260,8 +260,9 @@ impl Writing {
         let before = Arc::clone(&self.models.borrow());
         let database = Arc::clone(&self.database);
         let mut commit = Commit::default();
+        let mut tasks = tasks.into_iter();
         let committed = database.write(|tables| {
-            for task in tasks {
+            for task in tasks.by_ref() {
                 self.take(task, tables, &before, &mut commit)?;
             }
             Ok(())
@@ -273,6 +274,11 @@ impl Writing {
         }
         for answer in commit.answers {
             answer(committed.clone());
+        }
+        if let Err(error) = committed {
+            for task in tasks {
+                refuse(task, &E::Failed(error.clone()));
+            }
         }
         goes_on
     }
@@ -326,32 +332,31 @@ impl Writing {
     ) -> Result<(), DatabaseError> {
         match task {
             Task::Create { model, version, indexes, answer } => {
-                let created = self.create(model, version, indexes, tables, before, commit)?;
-                reply(commit, answer, created);
+                let created = self.create(model, version, indexes, tables, before, commit);
+                reply(commit, answer, created)
             }
             Task::Apply { apply, answer } => {
-                let applied = self.apply(apply, tables, before, commit)?;
-                reply(commit, answer, applied);
+                let applied = self.apply(apply, tables, before, commit);
+                reply(commit, answer, applied)
             }
             Task::Switch { model, version, answer } => {
                 let models = commit.models.get_or_insert_with(|| before.clone());
                 let switched = match models.get_mut(&model) {
                     Some(it) if it.versions.contains_key(&version) => {
-                        tables.set_current(&model, version)?;
-                        Ok(std::mem::replace(&mut it.current, version))
+                        let written = tables.set_current(&model, version);
+                        written.map(|()| Ok(std::mem::replace(&mut it.current, version)))
                     }
-                    _ => Err(E::UnknownModel { model, version }),
+                    _ => Ok(Err(E::UnknownModel { model, version })),
                 };
-                reply(commit, answer, switched);
+                reply(commit, answer, switched)
             }
             Task::Drop { model, version, answer } => {
-                let dropped = drop_versions(model, version, tables, before, commit)?;
-                reply(commit, answer, dropped);
+                let dropped = drop_versions(model, version, tables, before, commit);
+                reply(commit, answer, dropped)
             }
             // Never among the tasks of a commit.
-            Task::Stop => {}
+            Task::Stop => Ok(()),
         }
-        Ok(())
     }
 
     fn create(
@@ -501,13 +506,23 @@ fn task_size(task: &Task) -> usize {
     }
 }
 
-/// Answers once it is committed.
-fn reply<T: 'static>(commit: &mut Commit, answer: Answer<T>, outcome: Result<T, E>) {
-    commit.answers.push(Box::new(move |committed| {
-        let outcome = committed.map_err(E::Failed).and(outcome);
-        // Who does not wait any more has no need of it.
-        let _ = answer.send(outcome);
-    }));
+/// Answers once it is committed; at once where the database has failed, which then ends the commit.
+fn reply<T: 'static>(
+    commit: &mut Commit,
+    answer: Answer<T>,
+    outcome: Result<Result<T, E>, DatabaseError>,
+) -> Result<(), DatabaseError> {
+    // Who does not wait any more has no need of an answer.
+    match outcome {
+        Ok(outcome) => commit.answers.push(Box::new(move |committed| {
+            let _ = answer.send(committed.map_err(E::Failed).and(outcome));
+        })),
+        Err(error) => {
+            let _ = answer.send(Err(E::Failed(error.clone())));
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 fn refuse(task: Task, error: &E) {

@@ -130,3 +130,29 @@ async fn applies_to_many_models_at_once_are_each_answered_with_their_own() {
     }
     assert_eq!(store.models().all().await.len(), MODELS);
 }
+
+/// A small request may not make the server load all that it can name.
+#[tokio::test]
+async fn what_one_apply_replaces_has_a_limit_and_smaller_parts_go_through() {
+    const PARTS: usize = 26;
+    const IN_PART: usize = 10;
+    let store = TestStore::start().await;
+    let models = store.models();
+    models.create(create("m", 0, &[])).await.unwrap();
+    let at = store.fill("Payment-1", PARTS + 2).await;
+    let large = of_size(MIB);
+    let key = |number: usize| format!("k{number}");
+    let mut checkpoint = 0;
+    for part in 0..PARTS {
+        let keys = part * IN_PART..(part + 1) * IN_PART;
+        let writes: Vec<_> = keys.map(|number| upsert(&key(number), &large)).collect();
+        models.apply(apply("m", checkpoint, at[part], writes)).await.unwrap();
+        checkpoint = at[part];
+    }
+    // 256 of them have 256 MiB.
+    let all: Vec<_> = (0..PARTS * IN_PART).map(|number| delete(&key(number))).collect();
+    let answer = models.apply(apply("m", checkpoint, at[PARTS], all.clone())).await;
+    invalid("260 MiB", answer, &["writes[256].delete"]);
+    let deleted = models.apply(apply("m", checkpoint, at[PARTS], &all[..256])).await.unwrap();
+    assert_eq!(deleted.document_count, 4);
+}
