@@ -143,11 +143,11 @@ async fn what_one_apply_replaces_has_a_limit_and_smaller_parts_go_through() {
     let large = of_size(MIB);
     let key = |number: usize| format!("k{number}");
     let mut checkpoint = 0;
-    for part in 0..PARTS {
+    for (part, position) in at[..PARTS].iter().enumerate() {
         let keys = part * IN_PART..(part + 1) * IN_PART;
         let writes: Vec<_> = keys.map(|number| upsert(&key(number), &large)).collect();
-        models.apply(apply("m", checkpoint, at[part], writes)).await.unwrap();
-        checkpoint = at[part];
+        models.apply(apply("m", checkpoint, *position, writes)).await.unwrap();
+        checkpoint = *position;
     }
     // 256 of them have 256 MiB.
     let all: Vec<_> = (0..PARTS * IN_PART).map(|number| delete(&key(number))).collect();
