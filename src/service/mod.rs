@@ -8,6 +8,7 @@ pub mod correlation;
 mod counts;
 pub mod group;
 mod matches;
+pub mod page_token;
 pub mod places;
 pub mod query;
 pub mod read_model;

@@ -13,10 +13,11 @@ use super::{
     correlation::{self, Timeline},
     counts,
     matches::Matches,
+    page_token::Fingerprint,
     places::{NoPlace, Place, Places},
     replay::{Replay, ReplayOptions},
     scan::Scan,
-    search::{Fingerprint, Search},
+    search::Search,
 };
 use crate::core::{
     clock::{Clock, Timestamp},
@@ -36,7 +37,7 @@ use crate::core::{
 };
 
 /// A query waits at most so long for its `min_position`.
-const MIN_POSITION_WAIT_MAX: Duration = Duration::from_secs(30);
+pub(super) const MIN_POSITION_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Why a query has no answer. It wrote nothing, of course.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -35,9 +35,10 @@ use crate::{
         },
         cache::Answer,
         correlation::{Cause, EVENTS_MAX, Entry, Timeline},
+        page_token::{Fingerprint, TokenError},
         query::Explanation,
         replay::{Message, ReplayOptions},
-        search::{Fingerprint, Found, TokenError},
+        search::{self, Found},
     },
 };
 
@@ -66,7 +67,7 @@ pub fn page(
         filter.encode_length_delimited(&mut said).expect("a vector grows");
     }
     let fingerprint = Fingerprint::of(&said);
-    let after = fingerprint.after(page_token);
+    let after = search::after(fingerprint, page_token);
     let wrong = |error: TokenError| InvalidRequest::one("page_token", error.to_string());
     Ok((fingerprint, after.map_err(wrong)?))
 }

@@ -386,9 +386,7 @@ impl From<ReadModelError> for Status {
                 let what = format!("is {checkpoint}, which is beyond the head, {head}");
                 InvalidRequest::one("checkpoint", what).into()
             }
-            E::PageToken => {
-                InvalidRequest::one("page_token", "is not of a page of this question").into()
-            }
+            E::PageToken(error) => InvalidRequest::one("page_token", error.to_string()).into(),
             E::MinPositionNotReached { min_position, checkpoint } => status(
                 Code::DeadlineExceeded,
                 "MIN_POSITION_NOT_REACHED",

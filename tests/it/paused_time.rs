@@ -21,9 +21,10 @@ use annals::{
     },
     service::{
         analytics::{StatisticsQuery, Update, Watched, calendar::Zone, tally::TimeBase},
+        page_token::Fingerprint,
         query::QueryError,
         replay::{Message, Replay, ReplayOptions},
-        search::{Fingerprint, Found, Search},
+        search::{Found, Search},
     },
 };
 use tokio::time::Instant;

@@ -30,14 +30,7 @@ pub struct Version {
     pub indexes: Vec<Vec<FieldPath>>,
     pub changes: Arc<Changes>,
     /// As of the last commit.
-    state: watch::Sender<State>,
-}
-
-/// What changes of a version.
-#[derive(Debug, Clone)]
-pub struct State {
-    pub record: VersionRecord,
-    pub is_dropped: bool,
+    record: watch::Sender<VersionRecord>,
 }
 
 impl Version {
@@ -47,26 +40,22 @@ impl Version {
             id: record.id,
             indexes: record.paths(),
             changes: Arc::new(Changes::new(record.checkpoint, all_bytes)),
-            state: watch::Sender::new(State { record, is_dropped: false }),
+            record: watch::Sender::new(record),
         }
     }
 
     /// As it is now.
     pub fn record(&self) -> VersionRecord {
-        self.state.borrow().record.clone()
+        self.record.borrow().clone()
     }
 
-    /// Told of every change.
-    pub fn follow(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
+    /// Told of every commit to it. That it was dropped, or is not the current one any more, the list of models tells.
+    pub fn follow(&self) -> watch::Receiver<VersionRecord> {
+        self.record.subscribe()
     }
 
     pub(super) fn publish(&self, record: VersionRecord) {
-        self.state.send_modify(|state| state.record = record);
-    }
-
-    pub(super) fn publish_drop(&self) {
-        self.state.send_modify(|state| state.is_dropped = true);
+        self.record.send_replace(record);
     }
 }
 

@@ -5,20 +5,16 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use sha2::{Digest as _, Sha256};
-
 use super::{
     ReadModelError, ReadModelService, Version, blocking,
     database::{Stored, Walk},
     document::{FieldPath, Object},
     plan::{self, FieldMatch, NotIndexed, Plan},
 };
+use crate::service::page_token::Fingerprint;
 
 /// A page ends at so many bytes of documents.
 const PAGE_BYTES_MAX: usize = 2 << 20;
-const TOKEN_VERSION: u8 = 1;
-const FINGERPRINT_BYTES: usize = 8;
 
 /// Which documents.
 #[derive(Debug, Clone)]
@@ -69,10 +65,10 @@ impl ReadModelService {
     ) -> Result<Found, ReadModelError> {
         let plan = planned(model, version, &request.matches, request.order_by.as_ref())?;
         let fingerprint = fingerprint(version, &request);
-        let after = after(&request.page_token, fingerprint)?;
+        let after = fingerprint.place(&request.page_token)?;
         let FindRequest { matches, descending, size, .. } = request;
         let part = self.part(model, version, &plan, matches, after, descending, size).await?;
-        let next = part.reached.map(|place| token(fingerprint, &place));
+        let next = part.reached.map(|place| fingerprint.token(&place));
         Ok(Found { documents: part.documents, next, checkpoint: part.checkpoint })
     }
 
@@ -152,32 +148,8 @@ pub(super) fn planned(
 }
 
 /// Of a question, so that a token of one is not taken by another.
-fn fingerprint(version: &Version, request: &FindRequest) -> [u8; FINGERPRINT_BYTES] {
+fn fingerprint(version: &Version, request: &FindRequest) -> Fingerprint {
     let FindRequest { matches, order_by, descending, size: _, page_token: _ } = request;
     let said = format!("{} {matches:?} {order_by:?} {descending}", version.id);
-    let digest = Sha256::digest(said.as_bytes());
-    *digest.first_chunk().expect("a digest has 32 bytes")
-}
-
-fn token(fingerprint: [u8; FINGERPRINT_BYTES], place: &[u8]) -> String {
-    let mut token = [&[TOKEN_VERSION], fingerprint.as_slice(), place].concat();
-    let checksum = crc32c::crc32c(&token);
-    token.extend_from_slice(&checksum.to_le_bytes());
-    URL_SAFE_NO_PAD.encode(token)
-}
-
-fn after(
-    token: &str,
-    fingerprint: [u8; FINGERPRINT_BYTES],
-) -> Result<Option<Vec<u8>>, ReadModelError> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let bytes = URL_SAFE_NO_PAD.decode(token).ok();
-    let place = bytes.as_deref().and_then(|bytes| {
-        let (said, checksum) = bytes.split_last_chunk::<4>()?;
-        let rest = said.strip_prefix(&[TOKEN_VERSION])?.strip_prefix(&fingerprint)?;
-        (crc32c::crc32c(said).to_le_bytes() == *checksum).then(|| rest.to_vec())
-    });
-    place.map(Some).ok_or(ReadModelError::PageToken)
+    Fingerprint::of(said.as_bytes())
 }

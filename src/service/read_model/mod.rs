@@ -39,18 +39,20 @@ pub use self::{
     catalog::Version,
     database::{DatabaseError, Stored, VersionRecord},
     decide::Write,
-    document::{DEPTH_MAX, FieldPath, NotADocument, check},
+    document::{FieldPath, check},
     find::{FindRequest, Found},
     plan::FieldMatch,
     watch::{Message, Watch},
 };
-use super::places::{NoPlace, Places};
+use super::{
+    page_token::TokenError,
+    places::{NoPlace, Places},
+    query::MIN_POSITION_WAIT_MAX,
+};
 use crate::core::{clock::Clock, commit_log::disk::SyncMode, history::History, position::Position};
 
 /// The file in the data directory.
 const FILE: &str = "read_models.redb";
-/// A query waits at most so long for its `min_position`.
-const MIN_POSITION_WAIT_MAX: Duration = Duration::from_secs(30);
 /// With `--sync never` commits are made safe at the latest after this: until then redb cannot use their pages again.
 const SETTLE_AFTER_MAX: Duration = Duration::from_secs(5);
 
@@ -89,8 +91,8 @@ pub enum ReadModelError {
     Invalid { write: usize, field: &'static str, what: String },
     #[error("the checkpoint is {checkpoint}, the log's head {head}")]
     BeyondHead { checkpoint: u64, head: Position },
-    #[error("the page token is not one of this question")]
-    PageToken,
+    #[error("page_token {0}")]
+    PageToken(#[from] TokenError),
     #[error(
         "the read model has not reached position {min_position} in time; it is at {checkpoint}"
     )]
@@ -319,7 +321,7 @@ impl ReadModelService {
             models.borrow_and_update();
             let found = self.version(model, version)?;
             let mut states = found.follow();
-            if states.borrow_and_update().record.checkpoint >= min_position {
+            if states.borrow_and_update().checkpoint >= min_position {
                 return Ok(found);
             }
             tokio::select! {

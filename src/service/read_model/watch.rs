@@ -11,9 +11,8 @@ use tokio::time::Instant;
 
 use super::{
     ReadModelError, ReadModelService, Version,
-    catalog::State,
     changes::{Change, Lost, Watching},
-    database::Stored,
+    database::{Stored, VersionRecord},
     document::Object,
     find,
     plan::{FieldMatch, Plan},
@@ -86,7 +85,7 @@ pub struct Watch {
 /// A version that is watched.
 struct Watched {
     version: Arc<Version>,
-    states: tokio::sync::watch::Receiver<State>,
+    states: tokio::sync::watch::Receiver<VersionRecord>,
     watching: Watching,
     plan: Plan,
     /// Every change up to here has been told, or is in what comes of the first result.

@@ -193,7 +193,6 @@ struct Commit {
     drafts: BTreeMap<u64, Draft>,
     /// The models after it, if they are others.
     models: Option<Models>,
-    dropped: Vec<Arc<Version>>,
     answers: Vec<Ready>,
 }
 
@@ -298,9 +297,6 @@ impl Writing {
                 draft.version.changes.note(checkpoint, changes);
             }
             draft.version.publish(draft.record);
-        }
-        for version in &commit.dropped {
-            version.publish_drop();
         }
     }
 
@@ -489,7 +485,6 @@ fn drop_versions(
         if let Some(dropped) = there.versions.remove(number) {
             tables.drop_version(&model, *number, dropped.id)?;
             commit.drafts.remove(&dropped.id);
-            commit.dropped.push(dropped);
         }
     }
     if there.versions.is_empty() {
