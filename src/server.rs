@@ -94,7 +94,14 @@ pub async fn run(
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
-    let following = Following::start(&config, &store, &clock, &stop)?;
+    let following = match Following::start(&config, &store, &clock, &stop) {
+        Ok(following) => following,
+        Err(error) => {
+            // The directory is given back.
+            tokio::task::spawn_blocking(move || storage.stop()).await.ok();
+            return Err(error);
+        }
+    };
     let groups = following.groups.clone();
     let read_models = following.read_models.clone();
     let routes = routes(&config, &storage, &clock, &stop, health.clone(), following).await?;
@@ -194,6 +201,19 @@ impl Following {
     ) -> Result<Self, ServerError> {
         let history = store.history();
         let places = Places::new(config.subscriptions_max);
+        // Before anything runs: it may refuse the start.
+        let read_models = ReadModelService::open(
+            config.data.as_deref().map(|data| (data, config.sync)),
+            Bounds {
+                models_max: config.models_max,
+                size_max: config.models_size_bytes_max.map_or(u64::MAX, |max| max as u64),
+                document_size_max: config.document_size_bytes_max,
+            },
+            Arc::clone(history),
+            Arc::clone(clock),
+            places.clone(),
+            stop.clone(),
+        )?;
         let interests = Interests::new(Arc::clone(history), stop.clone());
         tokio::spawn(interests.clone().follow());
         let subscriptions = SubscriptionService::new(
@@ -213,18 +233,6 @@ impl Following {
             stop.clone(),
         )
         .map_err(|position| ServerError::Group { position })?;
-        let read_models = ReadModelService::open(
-            config.data.as_deref().map(|data| (data, config.sync)),
-            Bounds {
-                models_max: config.models_max,
-                size_max: config.models_size_bytes_max.map_or(u64::MAX, |max| max as u64),
-                document_size_max: config.document_size_bytes_max,
-            },
-            Arc::clone(history),
-            Arc::clone(clock),
-            places.clone(),
-            stop.clone(),
-        )?;
         Ok(Self { places, subscriptions, groups, read_models })
     }
 }

@@ -3,6 +3,7 @@
 mod apply;
 mod bad_input;
 mod create;
+mod damaged;
 mod documents;
 mod durable;
 mod find;
