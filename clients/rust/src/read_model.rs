@@ -39,6 +39,7 @@ use crate::{
     Client, Error, Result,
     client::{Backoff, Retry},
     proto::{self, JsonOperator, document_write::Write, watch_response},
+    subscribe::ended_without_error,
 };
 
 /// A read model, or one version of it: [`Client::read_model`].
@@ -523,10 +524,10 @@ impl<T: DeserializeOwned> Watch<T> {
             };
             self.began = true;
             let message = match messages.message().await {
-                Ok(message) => message.and_then(|message| message.message),
-                Err(status) => {
+                Ok(Some(message)) => message.message,
+                ended => {
                     self.messages = None;
-                    self.wait_after(status.into()).await?;
+                    self.wait_after(ended.err().unwrap_or_else(ended_without_error).into()).await?;
                     continue;
                 }
             };
@@ -544,8 +545,8 @@ impl<T: DeserializeOwned> Watch<T> {
                     return Ok(vec![Change::CaughtUp(at.checkpoint)]);
                 }
                 Some(watch_response::Message::Reset(_)) => return Ok(vec![Change::Reset]),
-                Some(watch_response::Message::Heartbeat(_)) => {}
-                None => self.messages = None,
+                // None: a message that this client does not know.
+                Some(watch_response::Message::Heartbeat(_)) | None => {}
             }
         }
     }

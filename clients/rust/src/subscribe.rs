@@ -164,14 +164,9 @@ impl Subscription {
             };
             let answer = match messages.message().await {
                 Ok(Some(answer)) => answer,
-                Ok(None) => {
+                ended => {
                     self.messages = None;
-                    continue;
-                }
-                Err(status) => {
-                    self.messages = None;
-                    let error = Error::from(status);
-                    self.wait_after(error).await?;
+                    self.wait_after(ended.err().unwrap_or_else(ended_without_error).into()).await?;
                     continue;
                 }
             };
@@ -241,10 +236,7 @@ impl Subscription {
                     self.messages = Some(messages);
                     return Ok(());
                 }
-                Ok((_, None)) => {
-                    self.wait_after(tonic::Status::unavailable("the subscription ended").into())
-                        .await?;
-                }
+                Ok((_, None)) => self.wait_after(ended_without_error().into()).await?,
                 Err(status) => self.wait_after(status.into()).await?,
             }
         }
@@ -261,4 +253,9 @@ impl Subscription {
             _ => Err(error),
         }
     }
+}
+
+/// A server ends a subscription with a reason; something between it and us may end it without.
+pub(crate) fn ended_without_error() -> tonic::Status {
+    tonic::Status::unavailable("the server ended the call")
 }

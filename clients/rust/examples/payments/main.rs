@@ -15,7 +15,7 @@ mod domain;
 mod flow;
 mod projection;
 
-use std::error::Error;
+use std::{error::Error, process::ExitCode};
 
 use annals_client::{
     Client, Event, Filter,
@@ -95,8 +95,17 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { server, command } = Arguments::parse();
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Error>> {
     let client = Client::connect(server).await?;
     let payments = Repository::<Payment>::new(client.clone());
     match command {

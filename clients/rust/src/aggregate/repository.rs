@@ -165,7 +165,8 @@ impl<A: Aggregate> Repository<A> {
     }
 }
 
-/// Nothing was ever written to the stream, or all of it is deleted: nothing has happened.
+/// Nothing was ever written to the stream: nothing has happened. A stream that was deleted is an error: what is decided on
+/// nothing would be appended to what was there.
 fn is_empty(error: &Error) -> bool {
-    matches!(error.reason(), "UNKNOWN_STREAM")
+    error.reason() == "UNKNOWN_STREAM"
 }

@@ -15,8 +15,8 @@ use std::{
 pub use options::ClientOptions;
 pub(crate) use retry::Backoff;
 pub use retry::Retry;
-use tokio::time::Instant;
-use tonic::{Request, Response, Status, codegen::http::HeaderMap, transport::Channel};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
     Error, Result,
@@ -59,11 +59,6 @@ impl Client {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
-    }
-
-    /// How calls are repeated.
-    pub fn retry(&self) -> &Retry {
-        &self.retry
     }
 
     /// One of the connections, in turn.
@@ -111,30 +106,19 @@ impl Client {
         M: Clone,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.call_with_headers(message, call).await.map(|(answer, _)| answer)
-    }
-
-    /// The same, with the headers of the answer.
-    pub(crate) async fn call_with_headers<M, T, F>(
-        &self,
-        message: M,
-        call: impl Fn(Self, Request<M>) -> F,
-    ) -> Result<(T, HeaderMap)>
-    where
-        M: Clone,
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
         let until = Instant::now() + self.deadline;
         let mut backoff = Backoff::new(&self.retry);
         loop {
             let mut request = Request::new(message.clone());
             request.set_timeout(until.saturating_duration_since(Instant::now()));
-            let error: Error = match call(self.clone(), request).await {
-                Ok(answer) => {
-                    let (headers, answer, _) = answer.into_parts();
-                    return Ok((answer, headers.into_headers()));
+            // Here too: a read sends no deadline along, or its answer would end in the middle.
+            let error: Error = match timeout_at(until, call(self.clone(), request)).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                // tonic's own timer says CANCELLED.
+                Ok(Err(status)) if status.code() != Code::Cancelled || Instant::now() < until => {
+                    status.into()
                 }
-                Err(status) => status.into(),
+                _ => return Err(Status::deadline_exceeded("the server has not answered").into()),
             };
             match backoff.next() {
                 Some(pause) if error.is_repeatable() && Instant::now() + pause < until => {

@@ -61,7 +61,8 @@ impl ClientOptions {
         self
     }
 
-    /// How long a call may take, its repeats among it: 30 s. Subscriptions and reads have none once they run.
+    /// How long a call may take, its repeats among it: 30 s. A subscription has none; a read has it
+    /// until its answer begins.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;

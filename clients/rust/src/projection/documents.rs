@@ -120,7 +120,7 @@ impl Target for ReadModelTarget {
         &mut self,
         expected: u64,
         checkpoint: u64,
-        batch: &Documents,
+        batch: &mut Documents,
     ) -> Result<(), TargetError> {
         let mut writes = ModelWrites::new();
         for (key, text) in &batch.changed {
@@ -131,9 +131,8 @@ impl Target for ReadModelTarget {
         }
         self.model.apply(expected, checkpoint, writes).await?;
         if batch.known.len() + batch.changed.len() <= REMEMBERED_MAX {
-            self.known.clone_from(&batch.known);
-            let changed = batch.changed.iter();
-            self.known.extend(changed.map(|(key, text)| (key.clone(), text.clone())));
+            self.known = std::mem::take(&mut batch.known);
+            self.known.extend(std::mem::take(&mut batch.changed));
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! A target writes a batch and the position behind it together, and only if its checkpoint is still the one that the
 //! runner has seen. So a crash between any two steps repeats nothing and loses nothing, and of two runners of one
 //! projection one finds that the other was there. [`ReadModelTarget`] keeps documents on the server; a database of your
-//! own needs a [`Target`] of some fifty lines (`examples/sqlite` has one).
+//! own needs a [`Target`]: three functions, of which `commit` writes batch and checkpoint in one transaction.
 //!
 //! ```
 //! # use annals_client::{Event, Filter, NewEvent, testing::TestStore};
@@ -107,12 +107,13 @@ pub trait Target: Send {
     /// An empty batch.
     fn begin(&mut self) -> Self::Batch;
 
-    /// Writes the batch and the new checkpoint together, if the checkpoint is still the expected one; otherwise nothing.
+    /// Writes the batch and the new checkpoint together, if the checkpoint is still the expected one; otherwise nothing. A
+    /// batch that was written is done with; one that was not may come again.
     fn commit(
         &mut self,
         expected: u64,
         checkpoint: u64,
-        batch: &Self::Batch,
+        batch: &mut Self::Batch,
     ) -> impl Future<Output = Result<(), TargetError>> + Send;
 }
 

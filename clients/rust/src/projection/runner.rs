@@ -204,7 +204,7 @@ where
                     for event in &events {
                         if let Err(error) = self.handle(event, &mut batch).await {
                             if handled > checkpoint {
-                                self.commit(checkpoint, handled, &batch).await?;
+                                self.commit(checkpoint, handled, &mut batch).await?;
                             }
                             return Err(error);
                         }
@@ -222,7 +222,7 @@ where
                 Message::FellBehind { position, .. } => (position, Some(false)),
             };
             if position > checkpoint {
-                if let Committed::Overtaken = self.commit(checkpoint, position, &batch).await? {
+                if let Committed::Overtaken = self.commit(checkpoint, position, &mut batch).await? {
                     return Ok(false);
                 }
                 checkpoint = position;
@@ -293,7 +293,7 @@ where
         &mut self,
         expected: u64,
         checkpoint: u64,
-        batch: &T::Batch,
+        batch: &mut T::Batch,
     ) -> Result<Committed, RunError> {
         let mut backoff = Backoff::new(&Retry::for_ever());
         let mut is_repeat = false;

@@ -1,6 +1,8 @@
 //! Appends, reads and subscriptions.
 
-use annals_client::{Data, Error, ExpectedVersion, Filter, NewEvent, testing::TestStore};
+use std::time::Duration;
+
+use annals_client::{Client, Data, Error, ExpectedVersion, Filter, NewEvent, testing::TestStore};
 
 #[tokio::test]
 async fn what_was_appended_is_read_with_every_field() {
@@ -54,5 +56,20 @@ async fn a_subscription_gives_each_matching_event_once_and_in_order() {
     }
     for number in [1, 3, 5, 7, 9] {
         assert_eq!(subscription.next().await.unwrap().position, number);
+    }
+}
+
+/// Also a read, whose answer may take longer once it has begun.
+#[tokio::test]
+async fn a_server_that_never_answers_ends_a_call_with_its_deadline() {
+    // It takes connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::connect(format!("http://{}", silent.local_addr().unwrap())).await.unwrap();
+    let client = client.with_deadline(Duration::from_millis(200));
+    let append = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await;
+    let read = client.read_all().collect().await;
+    for error in [append.unwrap_err(), read.unwrap_err()] {
+        let Error::Server(error) = error else { panic!("{error}") };
+        assert_eq!(error.code, tonic::Code::DeadlineExceeded, "{error}");
     }
 }

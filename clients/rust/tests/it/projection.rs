@@ -135,7 +135,7 @@ impl Target for LosesAnswers {
         &mut self,
         expected: u64,
         checkpoint: u64,
-        batch: &Documents,
+        batch: &mut Documents,
     ) -> Result<(), TargetError> {
         let committed = self.0.commit(expected, checkpoint, batch).await;
         self.1 += 1;
@@ -179,7 +179,7 @@ impl Target for Checks {
         &mut self,
         expected: u64,
         checkpoint: u64,
-        batch: &Documents,
+        batch: &mut Documents,
     ) -> Result<(), TargetError> {
         if self.is_on {
             return self.target.commit(expected, checkpoint, batch).await;
@@ -228,7 +228,7 @@ async fn without_the_checkpoint_check_events_count_twice() {
             Totals::default().handle(&event, &mut batch).await.unwrap();
         }
         // Both believe that the projection is at 0, as a runner does whose connection was away for a while.
-        let committed = target.commit(0, 5, &batch).await;
+        let committed = target.commit(0, 5, &mut batch).await;
         assert!(committed.is_ok(), "{committed:?}");
     }
     assert_ne!(totals(&model).await, expected);
