@@ -22,8 +22,19 @@ pub enum NameError {
     #[error("has a control character at byte {0}")]
     Control(usize),
     /// It is one of the server's.
-    #[error("begins with `$`, which is kept for the server's own streams")]
+    #[error(
+        "begins with `$`, which is kept for the server's own streams (and `$snapshot-` for clients' snapshots)"
+    )]
     Reserved,
+}
+
+/// Streams whose names begin with this are beside the server's own, and clients write to them: snapshots of what other
+/// streams say. So tools that pass over the server's streams pass over them, too.
+const SNAPSHOT_PREFIX: &str = "$snapshot-";
+
+/// Whether only the server writes to the stream `name`, or to those of this category.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with('$') && name.strip_prefix(SNAPSHOT_PREFIX).is_none_or(str::is_empty)
 }
 
 impl Name {
@@ -88,6 +99,13 @@ mod tests {
         assert_eq!(category("Payment-payment-123"), "Payment");
         assert_eq!(category("Payment"), "Payment");
         assert_eq!(category("-1"), "-1");
+    }
+
+    #[test]
+    fn names_with_a_dollar_are_the_servers_but_for_snapshots() {
+        let reserved = ["$", "$stream-Payment-1", "$snapshot", "$snapshot-", "$snapshots-1"];
+        assert!(reserved.into_iter().all(is_reserved));
+        assert!(!["Payment-$1", "$snapshot-Payment-1"].into_iter().any(is_reserved));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         filter::plan::Direction,
         limits::Limits,
         log::format::{Body, Data},
-        name::{Name, NameError},
+        name::{Name, NameError, is_reserved},
         position::{Position, Version},
     },
     service::query::{NameFacts, PageRequest, StreamFacts, VisibleFacts},
@@ -145,7 +145,7 @@ impl Check {
 
     /// A name of a stream that a client may write to.
     pub(super) fn stream(&mut self, at: At<'_>, text: &str, limits: &Limits) -> Option<Name> {
-        if text.starts_with('$') {
+        if is_reserved(text) {
             self.wrong(at, NameError::Reserved);
             return None;
         }

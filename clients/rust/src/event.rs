@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{Error, Result, proto};
+use crate::{Appended, Error, Result, proto};
 
 /// What an event says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,6 +37,16 @@ pub enum Data {
     Text(String),
     /// Bytes of any other content type.
     Binary(Bytes),
+}
+
+impl Data {
+    /// What it is where nothing is said.
+    fn media_type(&self) -> &'static str {
+        match self {
+            Self::None | Self::Text(_) => "application/json",
+            Self::Binary(_) => "application/octet-stream",
+        }
+    }
 }
 
 /// An event to append. Its id is made here, so that a repeat of the append is known as one.
@@ -229,6 +239,29 @@ impl Event {
         serde_json::from_str(&text).map_err(|error| self.undecodable(&error))
     }
 
+    /// What the log has of events that were appended just now, adjacent in it.
+    pub(crate) fn of_append(stream: &str, events: Vec<NewEvent>, appended: &Appended) -> Vec<Self> {
+        let count = events.len() as u64;
+        let recorded_at = appended.recorded_at.unwrap_or_default();
+        let events = events.into_iter().zip(1..);
+        let events = events.map(|(event, number)| Self {
+            id: event.id,
+            position: appended.position + number - count,
+            version: appended.version + number - count,
+            recorded_at,
+            occurred_at: event.occurred_at.unwrap_or(recorded_at),
+            stream: stream.to_owned(),
+            event_type: event.event_type,
+            content_type: event.content_type.unwrap_or_else(|| event.data.media_type().to_owned()),
+            data: event.data,
+            correlation_id: event.correlation_id,
+            causation_id: event.causation_id,
+            metadata: event.metadata,
+            tags: event.tags,
+        });
+        events.collect()
+    }
+
     fn text(&self) -> Result<&str> {
         match &self.data {
             Data::Text(text) => Ok(text),
@@ -258,10 +291,7 @@ impl Event {
             Some(proto::recorded_event::Data::Text(text)) => Data::Text(text),
             Some(proto::recorded_event::Data::Binary(bytes)) => Data::Binary(bytes),
         };
-        let content_type = some(event.content_type).unwrap_or_else(|| {
-            let binary = matches!(data, Data::Binary(_));
-            if binary { "application/octet-stream" } else { "application/json" }.to_owned()
-        });
+        let content_type = some(event.content_type).unwrap_or_else(|| data.media_type().to_owned());
         Ok(Self {
             id: event.id.parse().map_err(|_| absent("id"))?,
             position,

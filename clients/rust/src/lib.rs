@@ -3,16 +3,19 @@
 //! ```text
 //! Client ── append, read, subscribe, read models ──► server
 //!   ▲
+//!   ├── bus::{CommandBus, QueryBus, EventBus}   commands, queries and events to who handles them, through layers
 //!   ├── aggregate::Repository   an aggregate: rebuilt from its events, saved with the version that was read
 //!   └── projection::Runner   events folded into a read model, each exactly once
 //! ```
 //!
-//! The README goes through all of it. `testing` (a feature) has a server in the test's own process.
+//! The README goes through all of it. [`testing`] is for tests: with the feature `testing` it has a server in the test's own
+//! process.
 
 #![deny(unsafe_code)]
 
 pub mod aggregate;
 pub mod append;
+pub mod bus;
 pub mod client;
 pub mod error;
 pub mod event;
@@ -21,7 +24,6 @@ pub mod projection;
 pub mod read;
 pub mod read_model;
 pub mod subscribe;
-#[cfg(feature = "testing")]
 pub mod testing;
 
 pub use append::{Appended, ExpectedVersion};

@@ -63,6 +63,7 @@ fn bad_names() -> Vec<Case> {
         ("DEL in the stream", to_stream("\u{7f}Payment"), &["stream"]),
         ("a C1 control in the stream", to_stream("Payment-\u{85}"), &["stream"]),
         ("the server's stream", to_stream("$Payment-1"), &["stream"]),
+        ("snapshots of nothing", to_stream("$snapshot-"), &["stream"]),
         ("the zero UUID", with(|e| e.id = uuid::Uuid::nil().to_string()), &["events[0].id"]),
         ("not a UUID", with(|e| e.id = "17".into()), &["events[0].id"]),
         ("an id twice", append_request("Payment-1", ANY, twice), &["events[1].id"]),

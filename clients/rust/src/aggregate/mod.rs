@@ -61,12 +61,15 @@
 //! ```
 
 mod repository;
+mod snapshot;
 
 use std::{collections::BTreeMap, ops::Deref};
 
 use chrono::{DateTime, Utc};
 pub use repository::{ExecuteError, Repository};
 use serde::{Serialize, de::DeserializeOwned};
+pub use snapshot::Snapshot;
+use uuid::Uuid;
 
 use crate::{NewEvent, Result};
 
@@ -82,9 +85,26 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     fn apply(&mut self, event: &Self::Event);
 }
 
+/// A command that one aggregate decides. Nothing here knows a network, a clock or a store.
+///
+/// [`CommandBus`](crate::bus::CommandBus) sends it, [`Scenario`](crate::testing::Scenario) tests it.
+pub trait Decide<A: Aggregate>: Send + Sync + 'static {
+    /// Why the aggregate's rules refuse it.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Which aggregate: its stream's name without the category.
+    fn aggregate_id(&self) -> String;
+
+    /// The events that follow from it, in the state that the aggregate is in; none: there is nothing to do.
+    fn decide(&self, aggregate: &A) -> Result<Vec<A::Event>, Self::Error>;
+}
+
 /// What the events of one save carry besides what they say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Context {
+    /// Which command they follow from: their ids are made of it, so that a command has its events once. `None`: each has
+    /// an id of its own.
+    pub command_id: Option<Uuid>,
     /// What they belong to, over all streams.
     pub correlation_id: Option<String>,
     /// What made them happen: the id of a command or an event.
@@ -98,15 +118,48 @@ pub struct Context {
 }
 
 impl Context {
-    fn event<E: Serialize>(&self, event: &E) -> Result<NewEvent> {
+    /// The events of one append, or of one commit: a set of events as [`NewEvent::of`] takes them, in their order.
+    ///
+    /// ```
+    /// # use annals_client::aggregate::Context;
+    /// # use serde::Serialize;
+    /// # use uuid::Uuid;
+    /// #[derive(Serialize)]
+    /// #[serde(tag = "type", content = "data")]
+    /// enum AccountEvent {
+    ///     Opened,
+    /// }
+    ///
+    /// let context = Context { command_id: Some(Uuid::now_v7()), ..Context::default() };
+    /// let once = context.events(&[AccountEvent::Opened])?;
+    /// assert_eq!(once[0].id, context.events(&[AccountEvent::Opened])?[0].id);
+    /// # annals_client::Result::Ok(())
+    /// ```
+    pub fn events<'a, E: Serialize + 'a>(
+        &self,
+        events: impl IntoIterator<Item = &'a E>,
+    ) -> Result<Vec<NewEvent>> {
+        let events = events.into_iter().enumerate();
+        events.map(|(index, event)| self.event(index, event)).collect()
+    }
+
+    fn event<E: Serialize>(&self, index: usize, event: &E) -> Result<NewEvent> {
         let mut new = NewEvent::of(event)?;
         new.correlation_id.clone_from(&self.correlation_id);
         new.causation_id.clone_from(&self.causation_id);
         new.metadata.clone_from(&self.metadata);
         new.tags.clone_from(&self.tags);
         new.occurred_at = self.occurred_at;
+        if let Some(command_id) = self.command_id {
+            new.id = event_id(command_id, index);
+        }
         Ok(new)
     }
+}
+
+/// The id of a command's event with this index, from 0.
+pub(crate) fn event_id(command_id: Uuid, index: usize) -> Uuid {
+    Uuid::new_v5(&command_id, index.to_string().as_bytes())
 }
 
 /// An aggregate with its identity, its version, and what has been decided but not saved.
@@ -115,13 +168,15 @@ pub struct Root<A: Aggregate> {
     id: String,
     state: A,
     version: u64,
+    position: u64,
     uncommitted: Vec<A::Event>,
 }
 
 impl<A: Aggregate> Root<A> {
     /// One that nothing has happened to.
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), state: A::default(), version: 0, uncommitted: Vec::new() }
+        let state = A::default();
+        Self { id: id.into(), state, version: 0, position: 0, uncommitted: Vec::new() }
     }
 
     /// One that these events have happened to, in this order.
@@ -148,12 +203,18 @@ impl<A: Aggregate> Root<A> {
 
     /// Its stream.
     pub fn stream(&self) -> String {
-        format!("{}-{}", A::CATEGORY, self.id)
+        stream::<A>(&self.id)
     }
 
     /// How many events of it are in the log, as far as is known; 0: none.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// The position of its last event in the log, as far as is known: the `min_position` of a query that must see it. 0:
+    /// there is none.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// What has been decided and not saved.
@@ -166,6 +227,11 @@ impl<A: Aggregate> Root<A> {
         self.state.apply(&event);
         self.uncommitted.push(event);
     }
+}
+
+/// The stream of the aggregate with this id.
+fn stream<A: Aggregate>(id: &str) -> String {
+    format!("{}-{id}", A::CATEGORY)
 }
 
 impl<A: Aggregate> Deref for Root<A> {

@@ -1,26 +1,36 @@
 //! Loads aggregates from their streams and saves what was decided, with the version that was read.
 
-use std::marker::PhantomData;
+use std::{fmt, marker::PhantomData};
 
 use chrono::{DateTime, Utc};
 
-use super::{Aggregate, Context, Root};
+use super::{Aggregate, Context, Root, snapshot::Snapshots};
 use crate::{
-    Client, Error, NewEvent, Result,
+    Appended, Client, Error, Event, NewEvent, Result,
+    aggregate::Snapshot,
+    bus::EventBus,
     client::{Backoff, Retry},
 };
 
 /// The aggregates of one kind.
-#[derive(Debug)]
 pub struct Repository<A> {
     client: Client,
     conflicts: Retry,
+    snapshots: Option<Snapshots<A>>,
+    published_to: Option<EventBus>,
     kind: PhantomData<fn() -> A>,
 }
 
 impl<A> Clone for Repository<A> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone(), ..*self }
+        let (client, published_to) = (self.client.clone(), self.published_to.clone());
+        Self { client, published_to, ..*self }
+    }
+}
+
+impl<A: Aggregate> fmt::Debug for Repository<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repository").field("category", &A::CATEGORY).finish_non_exhaustive()
     }
 }
 
@@ -47,7 +57,8 @@ impl<A: Aggregate> Repository<A> {
     pub fn new(client: Client) -> Self {
         let pause = std::time::Duration::from_millis(2);
         let pause_max = std::time::Duration::from_millis(200);
-        Self { client, conflicts: Retry { tries: 64, pause, pause_max }, kind: PhantomData }
+        let conflicts = Retry { tries: 64, pause, pause_max };
+        Self { client, conflicts, snapshots: None, published_to: None, kind: PhantomData }
     }
 
     /// How often, and after which pauses, a decision is made again where somebody else was first.
@@ -57,9 +68,30 @@ impl<A: Aggregate> Repository<A> {
         self
     }
 
+    /// With a snapshot after every so many events of an aggregate, in the stream `$snapshot-<its stream>`: loads begin with
+    /// the newest one that fits.
+    #[must_use]
+    pub fn snapshot_every(mut self, events: u64) -> Self
+    where
+        A: Snapshot,
+    {
+        self.snapshots = Some(Snapshots::new(events));
+        self
+    }
+
+    /// What is saved goes to the handlers of this bus, before the save returns.
+    #[must_use]
+    pub fn publish_to(mut self, bus: EventBus) -> Self {
+        self.published_to = Some(bus);
+        self
+    }
+
     /// The aggregate as it is now; with version 0 where nothing has happened to it.
     pub async fn load(&self, id: impl Into<String>) -> Result<Root<A>> {
         let mut root = Root::new(id);
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.load(&self.client, &mut root).await?;
+        }
         self.refresh(&mut root).await?;
         Ok(root)
     }
@@ -103,7 +135,7 @@ impl<A: Aggregate> Repository<A> {
                 Ok(Some(event)) if has_happened(event.occurred_at) => {
                     root.state.apply(&event.decode()?);
                     // Its own: where old events are hidden there is more than was read.
-                    root.version = event.version;
+                    (root.version, root.position) = (event.version, event.position);
                 }
                 Ok(_) => return Ok(()),
                 Err(error) if is_empty(&error) => return Ok(()),
@@ -117,14 +149,16 @@ impl<A: Aggregate> Repository<A> {
     /// [`Error::WrongExpectedVersion`]: somebody else was first; nothing was written, and the root is as it was. The position
     /// of the last event, 0 where there was nothing to save.
     pub async fn save(&self, root: &mut Root<A>, context: &Context) -> Result<u64> {
-        let events = root.uncommitted.iter().map(|event| context.event(event));
-        let events: Vec<NewEvent> = events.collect::<Result<_>>()?;
+        let events = context.events(&root.uncommitted)?;
         if events.is_empty() {
             return Ok(0);
         }
-        let appended = self.client.append(root.stream(), root.version, events).await?;
-        root.version = appended.version;
+        let appended = self.append(root, events, |_| ()).await?;
         root.uncommitted.clear();
+        if appended.duplicate {
+            // They are in the stream, maybe among those that were loaded.
+            *root = self.load(root.id.clone()).await?;
+        }
         Ok(appended.position)
     }
 
@@ -133,24 +167,33 @@ impl<A: Aggregate> Repository<A> {
         &self,
         id: impl Into<String>,
         context: &Context,
-        mut decide: impl FnMut(&A) -> Result<Vec<A::Event>, E>,
+        decide: impl FnMut(&A) -> Result<Vec<A::Event>, E>,
     ) -> Result<Root<A>, ExecuteError<E>> {
+        Ok(self.decide(id.into(), context, decide).await?.0)
+    }
+
+    /// The same; and whether the command's events had been there before.
+    pub(crate) async fn decide<E>(
+        &self,
+        id: String,
+        context: &Context,
+        mut decide: impl FnMut(&A) -> Result<Vec<A::Event>, E>,
+    ) -> Result<(Root<A>, bool), ExecuteError<E>> {
         let mut root = self.load(id).await?;
         let mut backoff = Backoff::new(&self.conflicts);
         loop {
             let decided = decide(&root.state).map_err(ExecuteError::Refused)?;
-            let events = decided.iter().map(|event| context.event(event));
-            let events: Vec<NewEvent> = events.collect::<Result<_>>()?;
+            let events = context.events(&decided)?;
             if events.is_empty() {
-                return Ok(root);
+                return Ok((root, false));
             }
-            match self.client.append(root.stream(), root.version, events).await {
+            let apply = |state: &mut A| decided.iter().for_each(|event| state.apply(event));
+            match self.append(&mut root, events, apply).await {
                 Ok(appended) => {
-                    for event in &decided {
-                        root.state.apply(event);
+                    if appended.duplicate {
+                        self.refresh(&mut root).await?;
                     }
-                    root.version = appended.version;
-                    return Ok(root);
+                    return Ok((root, appended.duplicate));
                 }
                 Err(error) if error.is_conflict() => {
                     let Some(pause) = backoff.next() else {
@@ -162,6 +205,32 @@ impl<A: Aggregate> Repository<A> {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Appends, takes over what is so then, and does what follows. A duplicate leaves the root as it is: its events may be
+    /// among those that it was loaded from.
+    async fn append(
+        &self,
+        root: &mut Root<A>,
+        events: Vec<NewEvent>,
+        apply: impl FnOnce(&mut A),
+    ) -> Result<Appended> {
+        let last_id = events.last().map(|event| event.id);
+        let published = self.published_to.as_ref().map(|bus| (bus, events.clone()));
+        let version_before = root.version;
+        let appended = self.client.append(root.stream(), version_before, events).await?;
+        if appended.duplicate {
+            return Ok(appended);
+        }
+        (root.version, root.position) = (appended.version, appended.position);
+        apply(&mut root.state);
+        if let (Some(snapshots), Some(last_id)) = (&self.snapshots, last_id) {
+            snapshots.take(&self.client, root, version_before, last_id).await;
+        }
+        if let Some((bus, events)) = published {
+            bus.publish(Event::of_append(&root.stream(), events, &appended)).await;
+        }
+        Ok(appended)
     }
 }
 

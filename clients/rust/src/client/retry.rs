@@ -31,7 +31,7 @@ impl Retry {
 }
 
 /// The pauses of one call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     tries_left: u32,
     pause: Duration,

@@ -4,51 +4,11 @@ use std::time::Duration;
 
 use annals_client::{
     Error,
-    aggregate::{Aggregate, Context, ExecuteError, Repository, Root},
+    aggregate::{Context, ExecuteError, Repository, Root},
     testing::TestStore,
 };
-use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data")]
-enum AccountEvent {
-    Opened,
-    Deposited { amount: u64 },
-    Withdrawn { amount: u64, by: String },
-}
-
-#[derive(Debug, Default)]
-struct Account {
-    balance: u64,
-}
-
-#[derive(Debug, PartialEq, thiserror::Error)]
-#[error("only {left} is left")]
-struct Overdrawn {
-    left: u64,
-}
-
-impl Aggregate for Account {
-    const CATEGORY: &'static str = "Account";
-    type Event = AccountEvent;
-
-    fn apply(&mut self, event: &AccountEvent) {
-        match event {
-            AccountEvent::Opened => {}
-            AccountEvent::Deposited { amount } => self.balance += amount,
-            AccountEvent::Withdrawn { amount, .. } => self.balance -= amount,
-        }
-    }
-}
-
-impl Account {
-    fn withdraw(&self, amount: u64, by: &str) -> Result<Vec<AccountEvent>, Overdrawn> {
-        match self.balance.checked_sub(amount) {
-            Some(_) => Ok(vec![AccountEvent::Withdrawn { amount, by: by.to_owned() }]),
-            None => Err(Overdrawn { left: self.balance }),
-        }
-    }
-}
+use crate::account::{Account, AccountEvent, Overdrawn};
 
 #[tokio::test]
 async fn a_saved_aggregate_is_loaded_as_it_was_left_and_as_it_was_before() {

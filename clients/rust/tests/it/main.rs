@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod account;
 mod aggregate;
 mod basics;
+mod bus;
 mod projection;
+mod snapshot;

@@ -1,0 +1,299 @@
+//! The command bus: each command to the one handler of its type, through layers.
+
+use std::{
+    any::TypeId,
+    fmt,
+    future::Future,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use tower::{
+    Service, ServiceExt as _,
+    filter::FilterLayer,
+    retry::{Policy, RetryLayer},
+};
+use uuid::Uuid;
+
+use super::{
+    BoxFuture, Builder, Command, CommandEnvelope, CommandError, Handling, Message as _, Receipt,
+};
+use crate::{
+    Client, Event,
+    aggregate::{Aggregate, Context, Decide, Repository, event_id},
+    client::{Backoff, Retry},
+    proto::{self, get_event_request::Key},
+};
+
+/// Sends commands to their handlers.
+///
+/// ```
+/// # use annals_client::testing::TestStore;
+/// # use std::time::Duration;
+/// use annals_client::aggregate::{Aggregate, Decide, Repository};
+/// use annals_client::bus::{Command, CommandBus, CommandEnvelope, CommandError, Violation};
+/// use annals_client::client::Retry;
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Default)]
+/// # struct Account { balance: u64 }
+/// # impl Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[derive(Debug, thiserror::Error)]
+/// # #[error("only {left} is left")]
+/// # struct Overdrawn { left: u64 }
+///
+/// struct Withdraw {
+///     account: String,
+///     amount: u64,
+/// }
+///
+/// impl Command for Withdraw {
+///     const NAME: &'static str = "Withdraw";
+///
+///     fn validate(&self) -> Vec<Violation> {
+///         match self.amount {
+///             0 => vec![Violation::new("amount", "must be more than 0")],
+///             _ => Vec::new(),
+///         }
+///     }
+/// }
+///
+/// impl Decide<Account> for Withdraw {
+///     type Error = Overdrawn;
+///
+///     fn aggregate_id(&self) -> String {
+///         self.account.clone()
+///     }
+///
+///     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+///         match account.balance {
+///             left if left < self.amount => Err(Overdrawn { left }),
+///             _ => Ok(vec![AccountEvent::Withdrawn { amount: self.amount }]),
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// let accounts = Repository::<Account>::new(client.clone());
+/// # let mut account = accounts.load("1").await?;
+/// # account.record(AccountEvent::Deposited { amount: 10 });
+/// # accounts.save(&mut account, &Default::default()).await?;
+/// let bus = CommandBus::builder()
+///     .trace()
+///     .validate()
+///     .authorize(|command: CommandEnvelope| async move {
+///         command.context().metadata.contains_key("userId").then_some(()).ok_or("who are you?".into())
+///     })
+///     .timeout(Duration::from_secs(5))
+///     .idempotent(&client)
+///     .decide::<Withdraw, _>(&accounts)
+///     .build();
+///
+/// let withdraw = |amount| CommandEnvelope::new(Withdraw { account: "1".into(), amount }).metadata("userId", "ada");
+/// let command = withdraw(6);
+/// bus.send(command.clone()).await?;
+/// assert!(bus.send(command).await?.duplicate, "the same one again does nothing");
+/// assert!(bus.send(withdraw(6)).await.unwrap_err().refusal::<Overdrawn>().is_some());
+/// assert!(matches!(bus.send(withdraw(0)).await, Err(CommandError::Invalid { .. })));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct CommandBus {
+    service: Handling<CommandEnvelope>,
+}
+
+impl fmt::Debug for CommandBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandBus").finish_non_exhaustive()
+    }
+}
+
+impl CommandBus {
+    /// Without handlers and layers.
+    pub fn builder() -> Builder<CommandEnvelope> {
+        Builder::new()
+    }
+
+    /// Sends a command, or one in its envelope, to its handler.
+    pub async fn send(&self, command: impl Into<CommandEnvelope>) -> Result<Receipt, CommandError> {
+        self.service.clone().oneshot(command.into()).await
+    }
+}
+
+impl Builder<CommandEnvelope> {
+    /// The handler of commands of one type. What it appends is made by [`Context::events`], so that it can be told from what
+    /// another command does.
+    ///
+    /// # Panics
+    /// If they have one already.
+    pub fn handle<C, F, D>(self, handler: F) -> Self
+    where
+        C: Command,
+        F: Fn(Arc<C>, Context) -> D + Send + Sync + 'static,
+        D: Future<Output = Result<Receipt, CommandError>> + Send + 'static,
+    {
+        let handler = move |envelope: CommandEnvelope| -> BoxFuture<_> {
+            Box::pin(handler(envelope.shared(), envelope.context()))
+        };
+        self.add(TypeId::of::<C>(), C::NAME, Arc::new(handler))
+    }
+
+    /// Commands of one type are decided by their aggregate, again where somebody else was first.
+    ///
+    /// # Panics
+    /// If they have a handler already.
+    pub fn decide<C, A>(self, repository: &Repository<A>) -> Self
+    where
+        A: Aggregate,
+        C: Command + Decide<A>,
+    {
+        let repository = repository.clone();
+        self.handle(move |command: Arc<C>, context| {
+            let repository = repository.clone();
+            async move {
+                let id = command.aggregate_id();
+                let decided = repository.decide(id, &context, |it| command.decide(it)).await;
+                let (root, duplicate) = decided?;
+                Ok(Receipt { version: root.version(), position: root.position(), duplicate })
+            }
+        })
+    }
+
+    /// Refuses commands that are wrong by themselves: [`Command::validate`].
+    pub fn validate(self) -> Self {
+        self.layer(FilterLayer::new(|envelope: CommandEnvelope| match envelope.violations() {
+            violations if violations.is_empty() => Ok(envelope),
+            violations => Err(CommandError::Invalid { command: envelope.name(), violations }),
+        }))
+    }
+
+    /// Calls again, after a pause, where a save came second: for handlers that load and save by themselves.
+    /// [`Builder::decide`] does so without it.
+    pub fn retry_conflicts(self, retry: Retry) -> Self {
+        self.layer(RetryLayer::new(AtConflicts { retry, backoff: Backoff::new(&retry) }))
+    }
+
+    /// A command that is sent again, with the same id, is carried out once: also from another process, after a restart, and
+    /// where its first answer was lost. It is known by the first of its events, in the log, for as long as that can be read;
+    /// so a command has one append or one commit.
+    pub fn idempotent(self, client: &Client) -> Self {
+        let client = client.clone();
+        self.layer(tower::layer::layer_fn(move |inner| Idempotent {
+            inner,
+            client: client.clone(),
+        }))
+    }
+
+    /// The bus.
+    pub fn build(self) -> CommandBus {
+        CommandBus { service: self.service() }
+    }
+}
+
+#[derive(Clone)]
+struct AtConflicts {
+    retry: Retry,
+    backoff: Backoff,
+}
+
+impl Policy<CommandEnvelope, Receipt, CommandError> for AtConflicts {
+    type Future = tokio::time::Sleep;
+
+    fn retry(
+        &mut self,
+        _: &mut CommandEnvelope,
+        result: &mut Result<Receipt, CommandError>,
+    ) -> Option<tokio::time::Sleep> {
+        if !matches!(result, Err(CommandError::Store(error)) if error.is_conflict()) {
+            return None;
+        }
+        let pause = self.backoff.next();
+        if pause.is_none() {
+            *result = Err(CommandError::Contended { tries: self.retry.tries });
+        }
+        pause.map(tokio::time::sleep)
+    }
+
+    fn clone_request(&mut self, envelope: &CommandEnvelope) -> Option<CommandEnvelope> {
+        Some(envelope.clone())
+    }
+}
+
+/// Looks, where a command was not carried out, whether it had been before.
+#[derive(Clone)]
+struct Idempotent<S> {
+    inner: S,
+    client: Client,
+}
+
+impl Service<CommandEnvelope> for Idempotent<Handling<CommandEnvelope>> {
+    type Response = Receipt;
+    type Error = CommandError;
+    type Future = BoxFuture<Result<Receipt, CommandError>>;
+
+    fn poll_ready(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), CommandError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, envelope: CommandEnvelope) -> Self::Future {
+        let (id, client) = (envelope.command_id(), self.client.clone());
+        let called = self.inner.call(envelope);
+        Box::pin(async move {
+            let error = match called.await {
+                Ok(receipt) => return Ok(receipt),
+                Err(error) => error,
+            };
+            // What refuses the second time what was done the first time: the rules, or the ids of the events.
+            let may_be_done = match &error {
+                CommandError::Refused(_) | CommandError::Contended { .. } => true,
+                CommandError::Store(error) => error.reason() == "EVENT_ID_CONFLICT",
+                _ => false,
+            };
+            if !may_be_done {
+                return Err(error);
+            }
+            done_before(&client, id).await?.ok_or(error)
+        })
+    }
+}
+
+/// What the command with this id has done; `None`: nothing that can be read.
+async fn done_before(client: &Client, command_id: Uuid) -> crate::Result<Option<Receipt>> {
+    let key = Some(Key::Id(event_id(command_id, 0).to_string()));
+    let request = proto::GetEventRequest { key, min_position: 0 };
+    let first = client
+        .call(request, |client, request| async move { client.queries().get_event(request).await })
+        .await;
+    let first = match first {
+        Ok(answer) => answer.event.map(Event::from_proto).transpose()?,
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error),
+    };
+    let Some(first) = first else { return Ok(None) };
+    let mut receipt = Receipt { version: first.version, position: first.position, duplicate: true };
+    let mut events = client.read_stream(first.stream).after(first.version).events().await?;
+    let mut index = 1;
+    while let Some(event) = events.next().await? {
+        if event.id != event_id(command_id, index) {
+            break;
+        }
+        (receipt.version, receipt.position) = (event.version, event.position);
+        index += 1;
+    }
+    Ok(Some(receipt))
+}
