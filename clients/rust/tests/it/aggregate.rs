@@ -5,10 +5,11 @@ use std::time::Duration;
 use annals_client::{
     Error,
     aggregate::{Context, ExecuteError, Repository, Root},
+    bus::{CommandBus, CommandEnvelope},
     testing::TestStore,
 };
 
-use crate::account::{Account, AccountEvent, Overdrawn};
+use crate::account::{Account, AccountEvent, Deposit, Overdrawn, Withdraw};
 
 #[tokio::test]
 async fn a_saved_aggregate_is_loaded_as_it_was_left_and_as_it_was_before() {
@@ -56,36 +57,45 @@ async fn a_save_on_a_stale_version_is_refused_and_keeps_what_was_decided() {
 }
 
 /// Each decision holds on the state on which it was made, conflicts are decided again, and what was accepted is in the log
-/// once.
+/// once; also where a command is sent a second time, as after a lost answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_senders_overdraw_nothing_and_lose_nothing() {
     const SENDERS: usize = 16;
     const COMMANDS: usize = 20;
     let store = TestStore::start().await;
     let accounts = Repository::<Account>::new(store.client());
+    let bus = CommandBus::builder()
+        .idempotent(&store.client())
+        .decide::<Deposit, _>(&accounts)
+        .decide::<Withdraw, _>(&accounts)
+        .build();
     for round in 0..3 {
         let id = format!("{round}");
         // Enough for a little more than half of the commands.
-        let mut account = accounts.load(&id).await.unwrap();
-        account.record(AccountEvent::Deposited { amount: 1000 });
-        accounts.save(&mut account, &Context::default()).await.unwrap();
+        bus.send(Deposit { account: id.clone(), amount: 1000 }).await.unwrap();
         let senders: Vec<_> = (0..SENDERS)
             .map(|sender| {
-                let (accounts, id) = (accounts.clone(), id.clone());
+                let (bus, id) = (bus.clone(), id.clone());
                 tokio::spawn(async move {
                     let mut accepted = Vec::new();
                     for command in 0..COMMANDS {
                         let by = format!("{sender}/{command}");
                         let amount = 1 + ((sender * 7 + command * 3) % 10) as u64;
-                        let done = accounts
-                            .execute(&id, &Context::default(), |it| it.withdraw(amount, &by))
-                            .await;
-                        match done {
-                            Ok(_) => accepted.push((by, amount)),
-                            Err(ExecuteError::Refused(Overdrawn { left })) => {
-                                assert!(left < amount, "{left} was enough for {amount}");
+                        let withdraw = Withdraw { account: id.clone(), amount, by: by.clone() };
+                        let withdraw = CommandEnvelope::new(withdraw);
+                        match bus.send(withdraw.clone()).await {
+                            Ok(_) => {
+                                accepted.push((by, amount));
+                                if command % 4 == 0 {
+                                    assert!(bus.send(withdraw).await.unwrap().duplicate);
+                                }
                             }
-                            Err(error) => panic!("{error}"),
+                            Err(error) => match error.refusal() {
+                                Some(Overdrawn { left }) => {
+                                    assert!(*left < amount, "{left} was enough for {amount}");
+                                }
+                                None => panic!("{error}"),
+                            },
                         }
                     }
                     accepted

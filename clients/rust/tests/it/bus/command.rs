@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
     time::Duration,
@@ -51,8 +51,8 @@ fn a_scenario_tells_what_follows_and_why_not() {
     Scenario::<Account>::new().when(&command(1)).then_refused(&Overdrawn { left: 0 });
     // It sees what it is there to see.
     for wrong in [
-        || drop(Scenario::<Account>::new().when(&deposit_of(1)).then([])),
-        || drop(Scenario::<Account>::new().when(&withdraw_of(1)).then([])),
+        || Scenario::<Account>::new().when(&deposit_of(1)).then([]).then_state(|_| ()),
+        || Scenario::<Account>::new().when(&withdraw_of(1)).then([]).then_state(|_| ()),
         || Scenario::<Account>::new().when(&deposit_of(1)).then_refused(&Overdrawn { left: 0 }),
         || Scenario::<Account>::new().when(&withdraw_of(1)).then_refused(&Overdrawn { left: 1 }),
     ] {
@@ -251,6 +251,52 @@ async fn a_handler_that_saves_by_itself_is_called_again_where_it_came_second() {
     assert_eq!(calls.load(SeqCst), 3);
 }
 
+/// The writer of a test's log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_command_is_traced_with_its_name_its_ids_and_its_outcome() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let bus = CommandBus::builder()
+        .trace()
+        .handle(|command: Arc<Deposit>, _| async move {
+            match command.amount {
+                10 => Ok(Receipt { version: 1, position: 1, duplicate: false }),
+                _ => Err(CommandError::refused(Overdrawn { left: 0 })),
+            }
+        })
+        .build();
+    let done = deposit().correlation_id("order-7");
+    let id = done.command_id();
+    bus.send(done).await.unwrap();
+    bus.send(deposit_of(11)).await.unwrap_err();
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let ours: Vec<&str> = text.lines().filter(|line| line.contains("command{")).collect();
+    let [done, refused] = ours.as_slice() else { panic!("{text}") };
+    let span = format!("command{{name=\"Deposit\" id={id} correlation_id=\"order-7\"}}");
+    assert!(done.contains(&span) && done.contains(": done"), "{done}");
+    assert!(refused.contains(": not done error=only 0 is left"), "{refused}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_command_that_takes_too_long_is_given_up() {
     let bus = CommandBus::builder()
@@ -264,7 +310,7 @@ async fn a_command_that_takes_too_long_is_given_up() {
 /// The first one that is added is the outermost; errors that are not ours come through.
 #[tokio::test]
 async fn layers_are_called_in_the_order_in_which_they_are_added() {
-    let called = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let called = Arc::new(Mutex::new(Vec::new()));
     let noted = |name: &'static str| {
         let called = Arc::clone(&called);
         tower::filter::FilterLayer::new(move |command: CommandEnvelope| {

@@ -11,6 +11,7 @@ use std::{
 use annals_client::{
     Client, ExpectedVersion, Filter, NewEvent,
     bus::{CacheOptions, Query, QueryBus, QueryCache, QueryEnvelope, QueryError},
+    read::Read,
     testing::TestStore,
 };
 use proptest::prelude::*;
@@ -44,10 +45,7 @@ fn bus(client: &Client, cache: &QueryCache) -> QueryBus {
             let client = client.clone();
             async move {
                 let mut events = 0;
-                let read = query
-                    .depends_on()
-                    .into_iter()
-                    .fold(client.read_all(), |read, filter| read.filter(filter));
+                let read = query.depends_on().into_iter().fold(client.read_all(), Read::filter);
                 let mut reading = read.events().await?;
                 while reading.next().await?.is_some() {
                     events += 1;
