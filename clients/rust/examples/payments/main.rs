@@ -5,6 +5,7 @@
 //! cargo run --package annals-client --example payments -- process p1 12.50 EUR --organization acme --user ada
 //! cargo run --package annals-client --example payments -- refund p1 5 EUR --reason "late"
 //! cargo run --package annals-client --example payments -- project         # until Ctrl-C
+//! cargo run --package annals-client --example payments -- project-sqlite --database totals.sqlite
 //! cargo run --package annals-client --example payments -- show p1
 //! ```
 
@@ -14,13 +15,14 @@ mod domain;
 #[cfg(test)]
 mod flow;
 mod projection;
+mod sqlite;
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use annals_client::{
     Client, Event, Filter,
     aggregate::{Context, Repository},
-    projection::{ReadModelTarget, Runner},
+    projection::{Projection, ReadModelTarget, RunError, Runner, Target},
 };
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
@@ -31,6 +33,7 @@ use self::{
         payment::{PAYMENT_EVENTS, Payment},
     },
     projection::{INDEXES, MODEL, PaymentView, PaymentViews},
+    sqlite::{OrganizationTotals, SqliteTarget, TABLES, TOTALS},
 };
 
 /// Payments, as an example of an application on Annals.
@@ -92,6 +95,12 @@ enum Command {
     },
     /// Keep the read model, until Ctrl-C; `annals models find payments --where status=failed` asks it
     Project,
+    /// Keep what each organization has paid in a SQLite database, until Ctrl-C
+    ProjectSqlite {
+        /// Its file, which is made where there is none
+        #[arg(long, value_name = "FILE")]
+        database: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -151,18 +160,30 @@ async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Err
         Command::Project => {
             let model = client.read_model(MODEL);
             model.create(&INDEXES).await?;
-            let runner = Runner::new(&client, PaymentViews, ReadModelTarget::new(model));
-            let mut progress = runner.progress();
-            tokio::spawn(async move {
-                while progress.changed().await.is_ok() {
-                    let now = progress.borrow_and_update().clone();
-                    println!("at {}, {} behind", now.checkpoint, now.pending);
-                }
-            });
-            runner.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
+            keep(Runner::new(&client, PaymentViews, ReadModelTarget::new(model))).await?;
+        }
+        Command::ProjectSqlite { database } => {
+            let target = SqliteTarget::open(&database, TOTALS, TABLES)?;
+            keep(Runner::new(&client, OrganizationTotals, target)).await?;
         }
     }
     Ok(())
+}
+
+/// Runs until Ctrl-C, and says where it is.
+async fn keep<P, T>(runner: Runner<P, T>) -> Result<(), RunError>
+where
+    T: Target,
+    P: Projection<T::Batch>,
+{
+    let mut progress = runner.progress();
+    tokio::spawn(async move {
+        while progress.changed().await.is_ok() {
+            let now = progress.borrow_and_update().clone();
+            println!("at {}, {} behind", now.checkpoint, now.pending);
+        }
+    });
+    runner.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await
 }
 
 /// What makes events countable by organization and by user.

@@ -7,4 +7,5 @@ mod aggregate;
 mod basics;
 mod bus;
 mod projection;
+mod projection_killed;
 mod snapshot;
