@@ -15,14 +15,18 @@
 
 pub mod aggregate;
 pub mod append;
+pub mod append_stream;
 pub mod bus;
 pub mod client;
 pub mod error;
 pub mod event;
 pub mod filter;
+pub mod group;
 pub mod projection;
+pub mod query;
 pub mod read;
 pub mod read_model;
+pub mod retention;
 pub mod subscribe;
 pub mod testing;
 

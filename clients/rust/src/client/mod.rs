@@ -106,6 +106,19 @@ impl Client {
         M: Clone,
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_with_headers(message, call).await.map(Response::into_inner)
+    }
+
+    /// The same, with the answer's headers.
+    pub(crate) async fn call_with_headers<M, T, F>(
+        &self,
+        message: M,
+        call: impl Fn(Self, Request<M>) -> F,
+    ) -> Result<Response<T>>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let until = Instant::now() + self.deadline;
         let mut backoff = Backoff::new(&self.retry);
         loop {
@@ -113,7 +126,7 @@ impl Client {
             request.set_timeout(until.saturating_duration_since(Instant::now()));
             // Here too: a read sends no deadline along, or its answer would end in the middle.
             let error: Error = match timeout_at(until, call(self.clone(), request)).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Ok(answer)) => return Ok(answer),
                 // tonic's own timer says CANCELLED.
                 Ok(Err(status)) if status.code() != Code::Cancelled || Instant::now() < until => {
                     status.into()
