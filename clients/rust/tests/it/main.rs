@@ -4,8 +4,13 @@
 
 mod account;
 mod aggregate;
+mod append_stream;
 mod basics;
 mod bus;
+mod groups;
 mod projection;
 mod projection_killed;
+mod proxy;
+mod queries;
+mod retention;
 mod snapshot;
