@@ -2,15 +2,20 @@
 //!
 //! ```sh
 //! annals serve                            # in another terminal
-//! cargo run --package annals-client --example payments -- process p1 12.50 EUR --organization acme --user ada
-//! cargo run --package annals-client --example payments -- refund p1 5 EUR --reason "late"
-//! cargo run --package annals-client --example payments -- project         # until Ctrl-C
-//! cargo run --package annals-client --example payments -- project-sqlite --database totals.sqlite
-//! cargo run --package annals-client --example payments -- show p1
+//! alias payments='cargo run --quiet --package annals-client --example payments --'
+//! payments demo                           # a year of activity, and the answers
+//! payments process p1 12.50 EUR --organization acme --user ada
+//! payments refund p1 5 EUR --reason late --organization acme --user ada
+//! payments project                        # until Ctrl-C; in another terminal
+//! payments show p1
+//! payments totals acme
+//! payments project-sqlite --database totals.sqlite
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod application;
+mod demo;
 mod domain;
 #[cfg(test)]
 mod flow;
@@ -20,20 +25,25 @@ mod sqlite;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use annals_client::{
-    Client, Event, Filter,
-    aggregate::{Context, Repository},
+    Client, Data, Event, Filter,
+    bus::{CommandEnvelope, Receipt},
     projection::{Projection, ReadModelTarget, RunError, Runner, Target},
+    query::{GroupBy, Unit},
 };
 use chrono::{DateTime, Utc};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 use self::{
+    application::{Application, OrganizationTotals, PaymentHistory, SearchPayments},
     domain::{
-        money::Money,
-        payment::{PAYMENT_EVENTS, Payment},
+        commands::{FailPayment, ProcessPayment, RefundPayment},
+        money::{self, Money},
     },
-    projection::{INDEXES, MODEL, PaymentView, PaymentViews},
-    sqlite::{OrganizationTotals, SqliteTarget, TABLES, TOTALS},
+    projection::{
+        ORGANIZATIONS, OrganizationViews, PAYMENTS, PAYMENTS_INDEXES, PaymentView, PaymentViews,
+    },
+    sqlite::SqliteTarget,
 };
 
 /// Payments, as an example of an application on Annals.
@@ -46,6 +56,18 @@ struct Arguments {
     command: Command,
 }
 
+/// Who does it, and for whom
+#[derive(Args)]
+struct Actor {
+    #[arg(long, env = "PAYMENTS_ORGANIZATION")]
+    organization: String,
+    #[arg(long, env = "PAYMENTS_USER")]
+    user: String,
+    /// Of the command: who sends it again gives it the same one. Made where none is given
+    #[arg(long, value_name = "UUID")]
+    command_id: Option<Uuid>,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Take the money, once
@@ -55,16 +77,16 @@ enum Command {
         amount: String,
         /// An ISO 4217 code
         currency: String,
-        #[arg(long)]
-        organization: String,
-        #[arg(long)]
-        user: String,
+        #[command(flatten)]
+        actor: Actor,
     },
     /// Note that the money cannot be taken, or that the bank took it back
     Fail {
         id: String,
         /// Why
         error: String,
+        #[command(flatten)]
+        actor: Actor,
     },
     /// Give back what was paid, or a part of it
     Refund {
@@ -73,6 +95,8 @@ enum Command {
         currency: String,
         #[arg(long, default_value = "")]
         reason: String,
+        #[command(flatten)]
+        actor: Actor,
     },
     /// What a payment is, by its events; with --at as it was
     Show {
@@ -83,6 +107,8 @@ enum Command {
     },
     /// What has happened to a payment
     History { id: String },
+    /// A payment's states, one after each of its events
+    Replay { id: String },
     /// Events of payments by when they happened
     Search {
         #[arg(long)]
@@ -93,7 +119,24 @@ enum Command {
         #[arg(long = "type", value_name = "TYPE")]
         types: Vec<String>,
     },
-    /// Keep the read model, until Ctrl-C; `annals models find payments --where status=failed` asks it
+    /// All events of one correlation id, each below what has caused it
+    Timeline { correlation_id: String },
+    /// What an organization has paid; `project` has to run
+    Totals { organization: String },
+    /// How many events of payments there are
+    Statistics {
+        #[arg(long, default_value = "organization")]
+        by: By,
+    },
+    /// How many events of payments there were in each hour, day, week or month
+    Trends {
+        #[arg(long, default_value = "month")]
+        unit: Per,
+        /// Such as Europe/Amsterdam
+        #[arg(long, default_value = "UTC")]
+        time_zone: String,
+    },
+    /// Keep the read models, until Ctrl-C; `annals models find payments --where status=failed` asks one
     Project,
     /// Keep what each organization has paid in a SQLite database, until Ctrl-C
     ProjectSqlite {
@@ -101,6 +144,55 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         database: PathBuf,
     },
+    /// Fill the server with a year of activity, and print the answers
+    Demo {
+        /// How many payments there are in the year
+        #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        payments: u32,
+        /// Begins all names; the same year again is appended once
+        #[arg(long, default_value = "demo")]
+        name: String,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum By {
+    Hour,
+    Day,
+    Type,
+    Organization,
+    User,
+}
+
+impl From<By> for GroupBy {
+    fn from(by: By) -> Self {
+        match by {
+            By::Hour => Self::Hour,
+            By::Day => Self::Day,
+            By::Type => Self::Type,
+            By::Organization => Self::metadata("organizationId"),
+            By::User => Self::metadata("userId"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Per {
+    Hour,
+    Day,
+    Week,
+    Month,
+}
+
+impl From<Per> for Unit {
+    fn from(per: Per) -> Self {
+        match per {
+            Per::Hour => Self::Hour,
+            Per::Day => Self::Day,
+            Per::Week => Self::Week,
+            Per::Month => Self::Month,
+        }
+    }
 }
 
 #[tokio::main]
@@ -116,30 +208,36 @@ async fn main() -> ExitCode {
 
 async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Error>> {
     let client = Client::connect(server).await?;
-    let payments = Repository::<Payment>::new(client.clone());
+    let application = Application::new(&client);
+    let Application { commands, queries, payments, .. } = &application;
     match command {
-        Command::Process { id, amount, currency, organization, user } => {
-            let money = Money::parse(&amount, &currency)?;
-            let context = context(&organization, &user);
-            let decide = |payment: &Payment| payment.process(money, &organization, &user);
-            print_payment(&id, &*payments.execute(&id, &context, decide).await?);
+        Command::Process { id, amount, currency, actor } => {
+            let command = ProcessPayment {
+                payment_id: id,
+                money: Money::parse(&amount, &currency)?,
+                organization_id: actor.organization.clone(),
+                user_id: actor.user.clone(),
+            };
+            print_receipt(commands.send(actor.sends(command)).await?);
         }
-        Command::Fail { id, error } => {
-            let decide = |payment: &Payment| payment.fail(&error);
-            print_payment(&id, &*payments.execute(&id, &Context::default(), decide).await?);
+        Command::Fail { id, error, actor } => {
+            let organization_id = actor.organization.clone();
+            let command = FailPayment { payment_id: id, error, organization_id };
+            print_receipt(commands.send(actor.sends(command)).await?);
         }
-        Command::Refund { id, amount, currency, reason } => {
+        Command::Refund { id, amount, currency, reason, actor } => {
             let money = Money::parse(&amount, &currency)?;
-            let decide = |payment: &Payment| payment.refund(money, &reason);
-            print_payment(&id, &*payments.execute(&id, &Context::default(), decide).await?);
+            let organization_id = actor.organization.clone();
+            let command = RefundPayment { payment_id: id, money, reason, organization_id };
+            print_receipt(commands.send(actor.sends(command)).await?);
         }
         Command::Show { id, at } => {
             let payment = match at {
                 Some(at) => payments.load_at(&id, at).await?,
                 None => payments.load(&id).await?,
             };
-            print_payment(&id, &payment);
-            match client.read_model(MODEL).get::<PaymentView>(&id).await {
+            println!("{id}: {}", *payment);
+            match client.read_model(PAYMENTS).get::<PaymentView>(&id).await {
                 Ok(Some(view)) => println!("in the read model: {:?}", view.value),
                 Ok(None) => println!("not in the read model yet: is `project` running?"),
                 Err(error) if error.is_not_found() => println!("no read model: run `project`"),
@@ -147,31 +245,78 @@ async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Err
             }
         }
         Command::History { id } => {
-            client
-                .read_stream(format!("Payment-{id}"))
-                .collect()
-                .await?
-                .iter()
-                .for_each(print_event);
+            queries.ask(PaymentHistory { payment_id: id }).await?.iter().for_each(print_event);
         }
+        Command::Replay { id } => demo::replay(&application, &id).await?,
         Command::Search { from, to, types } => {
-            search(&client, &types, from, to).await?.iter().for_each(print_event);
+            let found = queries.ask(SearchPayments { types, from, to }).await?;
+            found.iter().for_each(print_event);
+        }
+        Command::Timeline { correlation_id } => {
+            demo::print_timeline(&client.correlation(correlation_id).get().await?.entries);
+        }
+        Command::Totals { organization } => {
+            let totals = queries.ask(OrganizationTotals { organization_id: organization }).await?;
+            let projection::OrganizationView {
+                processed_count,
+                failed_count,
+                refunded_count,
+                processed,
+                refunded,
+            } = &*totals;
+            println!(
+                "{processed_count} processed, {failed_count} failed, {refunded_count} refunds"
+            );
+            for (what, amounts) in [("paid", processed), ("refunded", refunded)] {
+                for (currency, amount) in amounts {
+                    println!("{what} {}", money::shown(*amount, currency));
+                }
+            }
+        }
+        Command::Statistics { by } => {
+            let counted = client.statistics().filter(Filter::new().category("Payment"));
+            let counted = counted.by(by).get().await?.answer;
+            println!("{} events of {} payments", counted.event_count, counted.stream_count);
+            counted.groups.iter().for_each(demo::print_group);
+        }
+        Command::Trends { unit, time_zone } => {
+            let trends = client.trends(unit.into()).filter(Filter::new().category("Payment"));
+            let rows = trends.time_zone(time_zone).fill_empty().get().await?.answer.rows;
+            let most = rows.iter().map(|row| row.count).max().unwrap_or_default();
+            rows.iter().for_each(|row| demo::print_bar(&row.key, row.count, most));
         }
         Command::Project => {
-            let model = client.read_model(MODEL);
-            model.create(&INDEXES).await?;
-            keep(Runner::new(&client, PaymentViews, ReadModelTarget::new(model))).await?;
+            let (views, totals) = (client.read_model(PAYMENTS), client.read_model(ORGANIZATIONS));
+            views.create(&PAYMENTS_INDEXES).await?;
+            totals.create(&[]).await?;
+            let views = Runner::new(&client, PaymentViews, ReadModelTarget::new(views));
+            let totals = Runner::new(&client, OrganizationViews, ReadModelTarget::new(totals));
+            tokio::try_join!(keep(PAYMENTS, views), keep(ORGANIZATIONS, totals))?;
         }
         Command::ProjectSqlite { database } => {
-            let target = SqliteTarget::open(&database, TOTALS, TABLES)?;
-            keep(Runner::new(&client, OrganizationTotals, target)).await?;
+            let target = SqliteTarget::open(&database, sqlite::TOTALS, sqlite::TABLES)?;
+            let runner = Runner::new(&client, sqlite::OrganizationTotals, target);
+            keep(sqlite::TOTALS, runner).await?;
         }
+        Command::Demo { payments, name } => demo::run(&application, &name, payments).await?,
     }
     Ok(())
 }
 
+impl Actor {
+    fn sends<C: annals_client::bus::Command>(&self, command: C) -> CommandEnvelope {
+        let envelope = CommandEnvelope::new(command)
+            .metadata("organizationId", &self.organization)
+            .metadata("userId", &self.user);
+        match self.command_id {
+            Some(id) => envelope.id(id),
+            None => envelope,
+        }
+    }
+}
+
 /// Runs until Ctrl-C, and says where it is.
-async fn keep<P, T>(runner: Runner<P, T>) -> Result<(), RunError>
+async fn keep<P, T>(name: &'static str, runner: Runner<P, T>) -> Result<(), RunError>
 where
     T: Target,
     P: Projection<T::Batch>,
@@ -180,45 +325,24 @@ where
     tokio::spawn(async move {
         while progress.changed().await.is_ok() {
             let now = progress.borrow_and_update().clone();
-            println!("at {}, {} behind", now.checkpoint, now.pending);
+            println!("{name}: at {}, {} behind", now.checkpoint, now.pending);
         }
     });
     runner.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await
 }
 
-/// What makes events countable by organization and by user.
-fn context(organization: &str, user: &str) -> Context {
-    let metadata = [("organizationId", organization), ("userId", user)];
-    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-    Context { metadata, ..Context::default() }
-}
-
-/// Events of payments that happened in this time, oldest first in the log.
-async fn search(
-    client: &Client,
-    types: &[String],
-    from: DateTime<Utc>,
-    to: DateTime<Utc>,
-) -> annals_client::Result<Vec<Event>> {
-    let filter = Filter::new().category("Payment").occurred(from..to);
-    let filter = match types {
-        [] => filter.types(PAYMENT_EVENTS),
-        types => filter.types(types.iter().cloned()),
-    };
-    client.read_all().filter(filter).collect().await
-}
-
-fn print_payment(id: &str, payment: &Payment) {
-    let Payment { status, paid, refunded, error } = payment;
-    let paid = paid.map_or("nothing".to_owned(), |money| money.to_string());
-    print!("{id}: {status:?}, paid {paid}, refunded {refunded} (minor units)");
-    println!("{}", error.as_ref().map_or(String::new(), |error| format!(", {error}")));
+fn print_receipt(Receipt { version, position, duplicate }: Receipt) {
+    let again = if duplicate { ", as the same command did before" } else { "" };
+    println!("done: version {version}, position {position}{again}");
 }
 
 fn print_event(event: &Event) {
     let data = match &event.data {
-        annals_client::Data::Text(text) => text,
+        Data::Text(text) => text,
         _ => "",
     };
-    println!("{} {} {} {data}", event.position, event.occurred_at, event.event_type);
+    println!(
+        "  {} {} {} {} {data}",
+        event.position, event.occurred_at, event.stream, event.event_type
+    );
 }

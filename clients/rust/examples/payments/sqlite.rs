@@ -74,8 +74,8 @@ impl Projection<Statements> for OrganizationTotals {
                 let [organization, currency] = of;
                 batch.add(ADD_PROCESSED, [organization, currency, amount.into()]);
             }
-            PaymentEvent::PaymentFailed { error: _ } => batch.add(ADD_FAILED, [id.into()]),
-            PaymentEvent::PaymentRefunded { money, reason: _ } => {
+            PaymentEvent::PaymentFailed { .. } => batch.add(ADD_FAILED, [id.into()]),
+            PaymentEvent::PaymentRefunded { money, .. } => {
                 batch.add(ADD_REFUNDED, [id.into(), i64::try_from(money.amount)?.into()]);
             }
         }
@@ -164,9 +164,15 @@ mod tests {
                     .unwrap();
             }
             if number.is_multiple_of(5) || number.is_multiple_of(7) {
-                payments.execute(&id, &context, |it| it.fail("declined")).await.unwrap();
+                payments
+                    .execute(&id, &context, |it| it.fail("declined", organization))
+                    .await
+                    .unwrap();
             } else if number.is_multiple_of(2) {
-                payments.execute(&id, &context, |it| it.refund(money(number), "")).await.unwrap();
+                payments
+                    .execute(&id, &context, |it| it.refund(money(number), "", organization))
+                    .await
+                    .unwrap();
             }
         }
     }

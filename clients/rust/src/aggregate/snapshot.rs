@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Aggregate, Root};
 use crate::{
     Client, Error, Event, ExpectedVersion, NewEvent, Result,
-    proto::{self, set_retention_request::Scope},
+    retention::{Rule, Scope},
 };
 
 const EVENT_TYPE: &str = "SnapshotTaken";
@@ -158,16 +158,7 @@ impl<A: Aggregate> Snapshots<A> {
         let stream = stream(root);
         let appended = client.append(&*stream, ExpectedVersion::Any, [snapshot]).await?;
         if appended.version == 1 {
-            let request = proto::SetRetentionRequest {
-                scope: Some(Scope::Stream(stream)),
-                max_age: None,
-                max_count: Some(KEPT),
-            };
-            client
-                .call(request, |client, request| async move {
-                    client.commands().set_retention(request).await
-                })
-                .await?;
+            client.set_retention(Scope::Stream(stream), Rule::new().max_count(KEPT)).await?;
         }
         Ok(())
     }

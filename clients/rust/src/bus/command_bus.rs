@@ -19,10 +19,9 @@ use super::{
     BoxFuture, Builder, Command, CommandEnvelope, CommandError, Handling, Message as _, Receipt,
 };
 use crate::{
-    Client, Event,
+    Client,
     aggregate::{Aggregate, Context, Decide, Repository, event_id},
     client::{Backoff, Retry},
-    proto::{self, get_event_request::Key},
 };
 
 /// Sends commands to their handlers.
@@ -274,16 +273,7 @@ impl Service<CommandEnvelope> for Idempotent<Handling<CommandEnvelope>> {
 
 /// What the command with this id has done; `None`: nothing that can be read.
 async fn done_before(client: &Client, command_id: Uuid) -> crate::Result<Option<Receipt>> {
-    let key = Some(Key::Id(event_id(command_id, 0).to_string()));
-    let request = proto::GetEventRequest { key, min_position: 0 };
-    let first = client
-        .call(request, |client, request| async move { client.queries().get_event(request).await })
-        .await;
-    let first = match first {
-        Ok(answer) => answer.event.map(Event::from_proto).transpose()?,
-        Err(error) if error.is_not_found() => None,
-        Err(error) => return Err(error),
-    };
+    let first = client.event_by_id(event_id(command_id, 0)).await?;
     let Some(first) = first else { return Ok(None) };
     let mut receipt = Receipt { version: first.version, position: first.position, duplicate: true };
     let mut events = client.read_stream(first.stream).after(first.version).events().await?;

@@ -1,7 +1,7 @@
 //! Snapshots: a load says the same with them as without.
 
 use annals_client::{
-    Client, Error,
+    Client, Error, ExpectedVersion, NewEvent,
     aggregate::{Aggregate, Context, Repository, Snapshot},
     testing::TestStore,
 };
@@ -37,12 +37,8 @@ async fn the_newest_two_are_kept_and_a_load_begins_with_the_newest() {
     assert_eq!(versions(&client).await, [15, 22]);
 
     // The events before it are not read any more: the state is the snapshot's, and what came after.
-    client.append("Account-1", 22, [annals_client::NewEvent::new("Opened")]).await.unwrap();
-    let request = annals_client::proto::TruncateStreamRequest {
-        stream: "Account-1".to_owned(),
-        before_version: 22,
-    };
-    client.commands().truncate_stream(request).await.unwrap();
+    client.append("Account-1", 22, [NewEvent::new("Opened")]).await.unwrap();
+    client.truncate_stream("Account-1", 22).await.unwrap();
     let loaded = accounts.load("1").await.unwrap();
     let read = client.read_stream("Account-1").backwards().limit(1).collect().await.unwrap();
     assert_eq!((loaded.balance, loaded.version(), loaded.position()), (22, 23, read[0].position));
@@ -85,7 +81,7 @@ async fn a_snapshot_that_does_not_fit_is_passed_over() {
     assert_eq!((loaded.balance, loaded.version()), (1, 1));
     accounts.execute("1", &Context::default(), |it| it.withdraw(1, "ada")).await.unwrap();
     // Not even one.
-    let nonsense = annals_client::NewEvent::json("SnapshotTaken", &"nonsense").unwrap();
+    let nonsense = NewEvent::json("SnapshotTaken", &"nonsense").unwrap();
     client.append("$snapshot-Account-1", 1, [nonsense]).await.unwrap();
     let accounts = Repository::<Account>::new(client.clone()).snapshot_every(5);
     assert_eq!(accounts.load("1").await.unwrap().balance, 7);
@@ -97,14 +93,8 @@ async fn store_with_snapshot_of(client: &Client) -> TestStore {
     let other = store.client();
     let taken = client.read_stream("$snapshot-Account-1").collect().await.unwrap();
     for event in taken {
-        let copy = annals_client::NewEvent::json(
-            "SnapshotTaken",
-            &event.json::<serde_json::Value>().unwrap(),
-        );
-        other
-            .append("$snapshot-Account-1", annals_client::ExpectedVersion::Any, [copy.unwrap()])
-            .await
-            .unwrap();
+        let copy = NewEvent::json("SnapshotTaken", &event.json::<serde_json::Value>().unwrap());
+        other.append("$snapshot-Account-1", ExpectedVersion::Any, [copy.unwrap()]).await.unwrap();
     }
     deposit(&Repository::new(other), 1).await;
     store
@@ -116,11 +106,7 @@ async fn a_deleted_stream_stays_an_error_also_with_a_snapshot() {
     let client = store.client();
     let accounts = Repository::<Account>::new(client.clone()).snapshot_every(5);
     deposit(&accounts, 7).await;
-    let request = annals_client::proto::DeleteStreamRequest {
-        stream: "Account-1".to_owned(),
-        expected_version: None,
-    };
-    client.commands().delete_stream(request).await.unwrap();
+    client.delete_stream("Account-1", ExpectedVersion::Any).await.unwrap();
     let gone = accounts.load("1").await.unwrap_err();
     assert_eq!(gone.reason(), "STREAM_DELETED");
 }

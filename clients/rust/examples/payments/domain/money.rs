@@ -58,6 +58,14 @@ impl Money {
     }
 }
 
+/// So many minor units of the currency with this code, for people.
+pub fn shown(amount: u64, currency: &str) -> String {
+    match Currency::from_code(currency) {
+        Some(currency) => Money { amount, currency }.to_string(),
+        None => format!("{amount} {currency}"),
+    }
+}
+
 /// A currency in which something can be paid.
 fn payable(code: &str) -> Result<Currency, MoneyError> {
     let currency =

@@ -1,6 +1,8 @@
 //! The payment: what may become of it, and the events that say so.
 
-use annals_client::aggregate::Aggregate;
+use std::fmt;
+
+use annals_client::aggregate::{Aggregate, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::money::Money;
@@ -18,13 +20,25 @@ pub enum PaymentEvent {
         user_id: String,
     },
     /// It could not be taken, or was taken back by the bank.
-    PaymentFailed { error: String },
+    PaymentFailed { error: String, organization_id: String },
     /// Some of it, or all, was given back.
     PaymentRefunded {
         #[serde(flatten)]
         money: Money,
         reason: String,
+        organization_id: String,
     },
+}
+
+impl PaymentEvent {
+    /// Whose payment it is about.
+    pub fn organization_id(&self) -> &str {
+        match self {
+            Self::PaymentProcessed { organization_id, .. }
+            | Self::PaymentFailed { organization_id, .. }
+            | Self::PaymentRefunded { organization_id, .. } => organization_id,
+        }
+    }
 }
 
 /// The types of the events above.
@@ -47,6 +61,8 @@ pub enum PaymentStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Payment {
     pub status: PaymentStatus,
+    /// Whose it is.
+    pub organization_id: String,
     /// What was taken.
     pub paid: Option<Money>,
     /// What was given back, in minor units of the same currency.
@@ -59,6 +75,8 @@ pub struct Payment {
 pub enum PaymentError {
     #[error("the payment was processed already")]
     ProcessedAlready,
+    #[error("the payment is one of {0}")]
+    OtherOrganization(String),
     #[error("the payment has failed; a new try is a new payment")]
     FailedAlready,
     #[error("the payment was not processed, so there is nothing to refund")]
@@ -77,12 +95,14 @@ impl Aggregate for Payment {
 
     fn apply(&mut self, event: &PaymentEvent) {
         match event {
-            PaymentEvent::PaymentProcessed { money, .. } => {
+            PaymentEvent::PaymentProcessed { money, organization_id, user_id: _ } => {
                 self.status = PaymentStatus::Processed;
+                self.organization_id.clone_from(organization_id);
                 self.paid = Some(*money);
             }
-            PaymentEvent::PaymentFailed { error } => {
+            PaymentEvent::PaymentFailed { error, organization_id } => {
                 self.status = PaymentStatus::Failed;
+                self.organization_id.clone_from(organization_id);
                 self.error = Some(error.clone());
             }
             PaymentEvent::PaymentRefunded { money, .. } => {
@@ -91,6 +111,27 @@ impl Aggregate for Payment {
                 self.status =
                     if whole { PaymentStatus::Refunded } else { PaymentStatus::PartlyRefunded };
             }
+        }
+    }
+}
+
+/// Loads need not begin with the first event: see `Repository::snapshot_every`.
+impl Snapshot for Payment {
+    const SCHEMA: u32 = 1;
+}
+
+impl fmt::Display for Payment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.status)?;
+        if let Some(paid) = self.paid {
+            write!(f, ", paid {paid}")?;
+            if self.refunded > 0 {
+                write!(f, ", refunded {}", Money { amount: self.refunded, ..paid })?;
+            }
+        }
+        match &self.error {
+            Some(error) => write!(f, ", {error}"),
+            None => Ok(()),
         }
     }
 }
@@ -117,10 +158,16 @@ impl Payment {
     }
 
     /// Notes that the money cannot be taken, or that the bank took it back.
-    pub fn fail(&self, error: &str) -> Result<Vec<PaymentEvent>, PaymentError> {
+    pub fn fail(
+        &self,
+        error: &str,
+        organization_id: &str,
+    ) -> Result<Vec<PaymentEvent>, PaymentError> {
+        self.is_of(organization_id)?;
         match self.status {
             PaymentStatus::New | PaymentStatus::Processed => {
-                Ok(vec![PaymentEvent::PaymentFailed { error: error.to_owned() }])
+                let (error, organization_id) = (error.to_owned(), organization_id.to_owned());
+                Ok(vec![PaymentEvent::PaymentFailed { error, organization_id }])
             }
             PaymentStatus::Failed => Err(PaymentError::FailedAlready),
             PaymentStatus::PartlyRefunded | PaymentStatus::Refunded => {
@@ -130,7 +177,13 @@ impl Payment {
     }
 
     /// Gives back what was paid, or a part of it, but never more.
-    pub fn refund(&self, money: Money, reason: &str) -> Result<Vec<PaymentEvent>, PaymentError> {
+    pub fn refund(
+        &self,
+        money: Money,
+        reason: &str,
+        organization_id: &str,
+    ) -> Result<Vec<PaymentEvent>, PaymentError> {
+        self.is_of(organization_id)?;
         let paid = match (self.status, self.paid) {
             (PaymentStatus::Failed, _) => return Err(PaymentError::FailedAlready),
             (_, Some(paid)) => paid,
@@ -144,6 +197,15 @@ impl Payment {
         if money.amount > left.amount {
             return Err(PaymentError::MoreThanPaid { asked: money, paid, left });
         }
-        Ok(vec![PaymentEvent::PaymentRefunded { money, reason: reason.to_owned() }])
+        let (reason, organization_id) = (reason.to_owned(), organization_id.to_owned());
+        Ok(vec![PaymentEvent::PaymentRefunded { money, reason, organization_id }])
+    }
+
+    fn is_of(&self, organization_id: &str) -> Result<(), PaymentError> {
+        match self.status {
+            PaymentStatus::New => Ok(()),
+            _ if self.organization_id == organization_id => Ok(()),
+            _ => Err(PaymentError::OtherOrganization(self.organization_id.clone())),
+        }
     }
 }
