@@ -152,7 +152,7 @@ impl Delivery {
 #[derive(Debug)]
 pub enum ConsumerMessage {
     /// An event to handle.
-    Event(Delivery),
+    Event(Box<Delivery>),
     /// Events that were settled too late, by their positions: somebody else has them, or they are settled or parked
     /// already. Nothing has changed.
     NotInFlight(Vec<u64>),
@@ -191,7 +191,7 @@ impl Consumer {
     pub async fn next(&mut self) -> Result<Delivery> {
         loop {
             match self.next_message().await? {
-                ConsumerMessage::Event(delivery) => return Ok(delivery),
+                ConsumerMessage::Event(delivery) => return Ok(*delivery),
                 ConsumerMessage::NotInFlight(positions) => {
                     tracing::debug!(?positions, "events were settled too late");
                 }
@@ -203,7 +203,7 @@ impl Consumer {
     pub async fn next_message(&mut self) -> Result<ConsumerMessage> {
         loop {
             if let Some(delivery) = self.ready.pop_front() {
-                return Ok(ConsumerMessage::Event(delivery));
+                return Ok(ConsumerMessage::Event(Box::new(delivery)));
             }
             let Some(call) = &mut self.call else {
                 self.connect().await?;

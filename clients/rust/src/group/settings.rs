@@ -26,7 +26,7 @@ pub enum Strategy {
 }
 
 /// How a group works. What is not set is the server's default.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GroupSettings(pub(super) proto::GroupSettings);
 
 impl GroupSettings {

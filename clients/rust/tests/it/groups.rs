@@ -227,7 +227,7 @@ async fn a_group_is_made_once_changed_listed_and_deleted() {
     let new = || NewGroup::new().after(0).settings(patient().in_flight_max(7));
     let mails = client.group("mails");
     let made = mails.create(new()).await.unwrap();
-    assert_eq!(made.settings.clone().unwrap().in_flight_max, 7);
+    assert_eq!(made.settings.unwrap().in_flight_max, 7);
     assert_eq!(mails.create(new()).await.unwrap().created_at, made.created_at);
     let error = mails.create(new().from_now()).await.unwrap_err();
     assert_eq!(error.reason(), "GROUP_EXISTS");

@@ -19,7 +19,7 @@ pub struct Proxy {
 impl Proxy {
     pub async fn before(store: &TestStore) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (held, hold) = watch::channel(false);
+        let (held, state) = watch::channel(false);
         let proxy = Self {
             address: listener.local_addr().unwrap(),
             held,
@@ -29,7 +29,7 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(server).await.unwrap();
-                connections.lock().await.spawn(forward(client, server, hold.clone()));
+                connections.lock().await.spawn(forward(client, server, state.clone()));
             }
         });
         proxy
