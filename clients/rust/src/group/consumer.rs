@@ -296,8 +296,11 @@ impl Consumer {
 
     /// Waits before the next try, where one can help.
     async fn wait_after(&mut self, error: Error) -> Result<()> {
+        // The server may not know yet that the connection broke, or somebody has taken the place.
+        let place_is_taken = !self.id.is_empty() && error.reason() == "TOO_MANY_CONSUMERS";
+        let helps = error.is_transient() || error.is_broken_connection() || place_is_taken;
         match self.backoff.next() {
-            Some(pause) if error.is_transient() || error.is_broken_connection() => {
+            Some(pause) if helps => {
                 tracing::debug!(%error, ?pause, "the consumer connects again");
                 tokio::time::sleep(pause).await;
                 Ok(())

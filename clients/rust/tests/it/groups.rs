@@ -34,10 +34,14 @@ async fn fill(client: &Client, count: usize) -> Vec<u64> {
     (appended.position + 1 - count..=appended.position).collect()
 }
 
+async fn next(consumer: &mut Consumer) -> Delivery {
+    tokio::time::timeout(Duration::from_mins(1), consumer.next()).await.expect("it hangs").unwrap()
+}
+
 async fn take(consumer: &mut Consumer, count: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     for _ in 0..count {
-        taken.push(consumer.next().await.unwrap());
+        taken.push(next(consumer).await);
     }
     taken
 }
@@ -86,7 +90,7 @@ async fn a_nack_says_what_becomes_of_an_event() {
     nack(NackAction::Skip, "").await;
     nack(NackAction::Retry, "later").await;
     nack(NackAction::RetryAfter(Duration::ZERO), "now").await;
-    let again = consumer.next().await.unwrap();
+    let again = next(&mut consumer).await;
     assert_eq!((again.event.position, again.deliveries), (events[3], 2));
     consumer.stop().await.unwrap();
 
@@ -156,12 +160,37 @@ async fn a_consumer_goes_on_after_its_connection_breaks_and_gets_again_what_it_h
     for delivery in after {
         delivery.ack().await;
     }
-    let last = consumer.next().await.unwrap();
+    let last = next(&mut consumer).await;
     assert_eq!((last.event.position, last.deliveries), (events[2], 1));
     last.ack().await;
     consumer.stop().await.unwrap();
     let known = mails.get().await.unwrap().group.unwrap();
     assert_eq!((known.settled_count, known.redelivered_count), (3, 2));
+}
+
+#[tokio::test]
+async fn a_consumer_whose_place_was_taken_waits_for_another_one() {
+    let store = TestStore::start().await;
+    let client = store.client();
+    let mails = group(&client, "mails", patient().consumers_max(1)).await;
+    let proxy = Proxy::before(&store).await;
+    let mut first = proxy.client().await.consume("mails").start().await.unwrap();
+    let events = fill(&client, 1).await;
+    let refused = mails.consume().start().await.unwrap_err();
+    assert_eq!(refused.reason(), "TOO_MANY_CONSUMERS");
+    assert_eq!(next(&mut first).await.event.position, events[0]);
+    proxy.cut().await;
+    let second = loop {
+        match mails.consume().start().await {
+            Ok(second) => break second,
+            // The server has not seen it yet.
+            Err(error) => assert_eq!(error.reason(), "TOO_MANY_CONSUMERS", "{error}"),
+        }
+    };
+    let waits = tokio::time::timeout(Duration::from_millis(200), first.next()).await;
+    assert!(waits.is_err(), "{waits:?}");
+    second.stop().await.unwrap();
+    assert_eq!(next(&mut first).await.event.position, events[0]);
 }
 
 /// The server gives nothing to a consumer that let an event time out, until it says something.
@@ -174,9 +203,9 @@ async fn a_consumer_that_waits_gets_events_after_it_let_one_time_out() {
     let heartbeat = Duration::from_millis(100);
     let mut consumer = mails.consume().heartbeat_interval(heartbeat).start().await.unwrap();
     let events = fill(&client, 2).await;
-    let dropped = consumer.next().await.unwrap().event.position;
+    let dropped = next(&mut consumer).await.event.position;
     assert_eq!(dropped, events[0]);
-    assert_eq!(consumer.next().await.unwrap().event.position, events[1]);
+    assert_eq!(next(&mut consumer).await.event.position, events[1]);
     assert_eq!(mails.list_parked().await.unwrap()[0].position, events[0]);
 }
 
@@ -191,9 +220,9 @@ async fn a_consumer_is_told_what_it_has_settled_too_late() {
     let mails = group(&client, "mails", hasty).await;
     let mut slow = mails.consume().heartbeat_interval(HOUR).start().await.unwrap();
     let events = fill(&client, 1).await;
-    let late = slow.next().await.unwrap();
+    let late = next(&mut slow).await;
     let mut quick = mails.consume().start().await.unwrap();
-    let taken = quick.next().await.unwrap();
+    let taken = next(&mut quick).await;
     assert!(taken.deliveries > 1, "{}", taken.deliveries);
     taken.ack().await;
     quick.stop().await.unwrap();
@@ -217,7 +246,7 @@ async fn of_a_stream_one_event_is_in_flight_where_the_strategy_orders_by_stream(
     let mut taken = take(&mut consumer, 2).await;
     assert_eq!(positions(&taken), [events[0], events[1] + 1]);
     taken.swap_remove(0).ack().await;
-    assert_eq!(consumer.next().await.unwrap().event.position, events[1]);
+    assert_eq!(next(&mut consumer).await.event.position, events[1]);
 }
 
 #[tokio::test]
@@ -270,10 +299,10 @@ async fn a_group_goes_on_where_it_is_told_to_if_it_is_where_the_caller_believes(
     assert_eq!(error.reason(), "WRONG_GROUP_POSITION");
     mails.set_position(position().await, events[0]).await.unwrap();
     let mut consumer = mails.consume().start().await.unwrap();
-    let second = consumer.next().await.unwrap();
+    let second = next(&mut consumer).await;
     assert_eq!(second.event.position, events[1]);
     assert!(mails.skip(position().await, events[1]).await.unwrap() >= events[1]);
     let error = mails.skip(position().await, events[1]).await.unwrap_err();
     assert_eq!(error.reason(), "NOT_UNSETTLED");
-    assert_eq!(consumer.next().await.unwrap().event.position, events[2]);
+    assert_eq!(next(&mut consumer).await.event.position, events[2]);
 }
