@@ -283,7 +283,9 @@ async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Err
             let trends = client.trends(unit.into()).filter(Filter::new().category("Payment"));
             let rows = trends.time_zone(time_zone).fill_empty().get().await?.answer.rows;
             let most = rows.iter().map(|row| row.count).max().unwrap_or_default();
-            rows.iter().for_each(|row| demo::print_bar(&row.key, row.count, most));
+            for row in &rows {
+                demo::print_bar(&row.key, row.count, most);
+            }
         }
         Command::Project => {
             let (views, totals) = (client.read_model(PAYMENTS), client.read_model(ORGANIZATIONS));
