@@ -152,8 +152,14 @@ async fn totals(
     query: Arc<OrganizationTotals>,
     position: u64,
 ) -> Result<OrganizationView, HandlerError> {
+    let client = client.with_deadline(Duration::from_secs(10));
     let model = client.read_model(ORGANIZATIONS).min_position(position);
-    let document = model.get(&*query.organization_id).await?;
+    let document = match model.get(&*query.organization_id).await {
+        Err(error) if error.reason() == "MIN_POSITION_NOT_REACHED" || error.is_not_found() => {
+            return Err(format!("{error}; is `project` running?").into());
+        }
+        document => document?,
+    };
     Ok(document.map(|document| document.value).unwrap_or_default())
 }
 

@@ -14,6 +14,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+/// A line to standard output. Who reads it may have enough of it (`| head`): then there is nothing left to do.
+macro_rules! say {
+    ($($line:tt)*) => {
+        if std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*))).is_err() {
+            std::process::exit(0);
+        }
+    };
+}
+
 mod application;
 mod demo;
 mod domain;
@@ -236,11 +245,11 @@ async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Err
                 Some(at) => payments.load_at(&id, at).await?,
                 None => payments.load(&id).await?,
             };
-            println!("{id}: {}", *payment);
+            say!("{id}: {}", *payment);
             match client.read_model(PAYMENTS).get::<PaymentView>(&id).await {
-                Ok(Some(view)) => println!("in the read model: {:?}", view.value),
-                Ok(None) => println!("not in the read model yet: is `project` running?"),
-                Err(error) if error.is_not_found() => println!("no read model: run `project`"),
+                Ok(Some(view)) => say!("in the read model: {:?}", view.value),
+                Ok(None) => say!("not in the read model yet: is `project` running?"),
+                Err(error) if error.is_not_found() => say!("no read model: run `project`"),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -264,19 +273,17 @@ async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Err
                 processed,
                 refunded,
             } = &*totals;
-            println!(
-                "{processed_count} processed, {failed_count} failed, {refunded_count} refunds"
-            );
+            say!("{processed_count} processed, {failed_count} failed, {refunded_count} refunds");
             for (what, amounts) in [("paid", processed), ("refunded", refunded)] {
                 for (currency, amount) in amounts {
-                    println!("{what} {}", money::shown(*amount, currency));
+                    say!("{what} {}", money::shown(*amount, currency));
                 }
             }
         }
         Command::Statistics { by } => {
             let counted = client.statistics().filter(Filter::new().category("Payment"));
             let counted = counted.by(by).get().await?.answer;
-            println!("{} events of {} payments", counted.event_count, counted.stream_count);
+            say!("{} events of {} payments", counted.event_count, counted.stream_count);
             counted.groups.iter().for_each(demo::print_group);
         }
         Command::Trends { unit, time_zone } => {
@@ -327,7 +334,7 @@ where
     tokio::spawn(async move {
         while progress.changed().await.is_ok() {
             let now = progress.borrow_and_update().clone();
-            println!("{name}: at {}, {} behind", now.checkpoint, now.pending);
+            say!("{name}: at {}, {} behind", now.checkpoint, now.pending);
         }
     });
     runner.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await
@@ -335,7 +342,7 @@ where
 
 fn print_receipt(Receipt { version, position, duplicate }: Receipt) {
     let again = if duplicate { ", as the same command did before" } else { "" };
-    println!("done: version {version}, position {position}{again}");
+    say!("done: version {version}, position {position}{again}");
 }
 
 fn print_event(event: &Event) {
@@ -343,8 +350,5 @@ fn print_event(event: &Event) {
         Data::Text(text) => text,
         _ => "",
     };
-    println!(
-        "  {} {} {} {} {data}",
-        event.position, event.occurred_at, event.stream, event.event_type
-    );
+    say!("  {} {} {} {} {data}", event.position, event.occurred_at, event.stream, event.event_type);
 }

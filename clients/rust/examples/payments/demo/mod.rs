@@ -65,7 +65,7 @@ async fn fill(
     let total = progress.length().unwrap_or_default();
     let elapsed = progress.elapsed();
     progress.finish_and_clear();
-    println!("{total} events in {elapsed:.1?}; {duplicates} of them had been there before");
+    say!("{total} events in {elapsed:.1?}; {duplicates} of them had been there before");
     Ok(())
 }
 
@@ -121,7 +121,7 @@ async fn ask(
         .get()
         .await?
         .answer;
-    println!("\nEvents of payments by month");
+    say!("\nEvents of payments by month");
     let most = months.rows.iter().map(|row| row.count).max().unwrap_or_default();
     for row in &months.rows {
         print_bar(&row.key, row.count, most);
@@ -142,11 +142,11 @@ async fn ask(
     let organization_id = format!("{name}-org0");
     let totals = OrganizationTotals { organization_id: organization_id.clone() };
     let totals = application.queries.ask(totals).await?;
-    println!("\n{organization_id} has paid, by its read model");
+    say!("\n{organization_id} has paid, by its read model");
     for (currency, paid) in &totals.processed {
         let refunded = totals.refunded.get(currency).copied().unwrap_or_default();
         let (paid, refunded) = (money::shown(*paid, currency), money::shown(refunded, currency));
-        println!("  {paid} in {} payments, of which {refunded} went back", totals.processed_count);
+        say!("  {paid} in {} payments, of which {refunded} went back", totals.processed_count);
     }
 
     let search = SearchPayments {
@@ -155,28 +155,28 @@ async fn ask(
         to: year.end,
     };
     let refunds = application.queries.ask(search).await?;
-    println!("\n{} refunds in the year; the last three", refunds.len());
+    say!("\n{} refunds in the year; the last three", refunds.len());
     refunds.iter().rev().take(3).for_each(print_event);
     let Some(refund) = refunds.last() else { return Ok(()) };
     let payment_id = refund.stream.trim_start_matches("Payment-").to_owned();
 
-    println!("\nThe last refund's case, from the workflow to the money");
+    say!("\nThe last refund's case, from the workflow to the money");
     if let Some(correlation_id) = &refund.correlation_id {
         let timeline = client.correlation(correlation_id).get().await?;
         print_timeline(&timeline.entries);
     }
-    println!("\nThe payment, event by event");
+    say!("\nThe payment, event by event");
     replay(application, &payment_id).await?;
     let before = refund.occurred_at - TimeDelta::milliseconds(1);
     let was = application.payments.load_at(&payment_id, before).await?;
-    println!("  just before the refund it was {:?}", was.status);
+    say!("  just before the refund it was {:?}", was.status);
 
     let history = PaymentHistory { payment_id };
     for _ in 0..3 {
         application.queries.ask(history.clone()).await?;
     }
     let cache = &application.cache;
-    println!("\nThe query cache: {} hits, {} misses", cache.hits(), cache.misses());
+    say!("\nThe query cache: {} hits, {} misses", cache.hits(), cache.misses());
     Ok(())
 }
 
@@ -194,7 +194,7 @@ pub async fn replay(application: &Application, payment_id: &str) -> Result<(), B
         if let ReplayMessage::Events(events) = message {
             for event in events {
                 payment.apply(&event.decode()?);
-                println!("  {} {}: {payment}", event.occurred_at, event.event_type);
+                say!("  {} {}: {payment}", event.occurred_at, event.event_type);
             }
         }
     }
@@ -210,7 +210,7 @@ pub fn print_timeline(entries: &[Entry]) {
         let since = since_first.to_std().unwrap_or(Duration::ZERO).as_secs();
         let (days, hours, minutes) = (since / 86_400, since / 3600 % 24, since / 60 % 60);
         let indent = usize::try_from(*depth).unwrap_or_default() * 2;
-        println!("  {days:>3} d {hours:02}:{minutes:02} {:indent$}{event_type} {stream}", "");
+        say!("  {days:>3} d {hours:02}:{minutes:02} {:indent$}{event_type} {stream}", "");
     }
 }
 
@@ -219,17 +219,17 @@ pub fn print_group(group: &StatisticsGroup) {
     let by = group.group_by.as_ref();
     let key = by.map(|by| by.metadata_key.as_str()).filter(|key| !key.is_empty());
     let kind = by.map(|by| by.grouping().as_str_name().trim_start_matches("GROUPING_"));
-    println!("\nBy {}", key.map_or(kind.unwrap_or_default().to_lowercase(), str::to_owned));
+    say!("\nBy {}", key.map_or(kind.unwrap_or_default().to_lowercase(), str::to_owned));
     let most = group.rows.iter().map(|row| row.count).max().unwrap_or_default();
     for row in &group.rows {
         print_bar(&row.key, row.count, most);
     }
     let others = group.row_count - group.rows.len() as u64;
     if others > 0 {
-        println!("  {others} more: {}", group.other_count);
+        say!("  {others} more: {}", group.other_count);
     }
     if group.without_count > 0 {
-        println!("  without one: {}", group.without_count);
+        say!("  without one: {}", group.without_count);
     }
 }
 
@@ -237,7 +237,7 @@ pub fn print_group(group: &StatisticsGroup) {
 pub fn print_bar(key: &str, count: u64, most: u64) {
     let width = (count * BAR_WIDTH).div_ceil(most.max(1));
     let bar = "#".repeat(usize::try_from(width).unwrap_or_default());
-    println!("  {key:<24} {count:>8} {bar}");
+    say!("  {key:<24} {count:>8} {bar}");
 }
 
 /// On a terminal a bar; elsewhere nothing.
