@@ -44,8 +44,16 @@ const SERVER_KILLS_MIN: usize = 10;
 const RUNNERS: usize = 2;
 const WRITERS: usize = 3;
 const ACCOUNTS: u64 = 5;
-const STEPS_MAX: u32 = 12;
+const STEPS_MAX: u32 = 40;
 
+/// More in one append than in a runner's batch, so that runners have something to do whenever they are killed.
+const EVENTS_MAX: usize = 20;
+
+/// The time of an append: the machine is left to the runners.
+const PACE: Duration = Duration::from_millis(20);
+
+/// How a runner's line begins that says where it is.
+const STEP: &str = "at ";
 /// The variable with a process's [`Orders`].
 const ORDERS: &str = "PROJECTION_KILLED";
 const TOTALS: &str = "totals";
@@ -181,7 +189,8 @@ impl Orders {
         let mut progress = runner.progress();
         tokio::spawn(async move {
             while progress.changed().await.is_ok() {
-                println!("{}", progress.borrow_and_update().checkpoint);
+                // A line of its own: the test's own name has no end.
+                println!("\n{STEP}{}", progress.borrow_and_update().checkpoint);
             }
         });
         if self.is_last {
@@ -202,7 +211,8 @@ async fn role_server() {
     server::run(config, listener, CancellationToken::new()).await.unwrap();
 }
 
-#[tokio::test]
+/// With a thread that tells the steps, whatever the runner's does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a process of the other tests"]
 async fn role_runner() {
     let Some(orders) = Orders::given() else { return };
@@ -225,7 +235,6 @@ struct Process {
 }
 
 impl Process {
-    /// Each line that it writes is told.
     fn start(role: &str, orders: &Orders, mut told: impl FnMut() + Send + 'static) -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .args([&format!("projection_killed::{role}"), "--exact", "--ignored", "--nocapture"])
@@ -236,8 +245,9 @@ impl Process {
             .unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         // A pipe that nobody reads would stop the process.
-        let lines = BufReader::new(stdout).lines();
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|_| told()));
+        let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let steps = lines.filter(|line| line.starts_with(STEP));
+        std::thread::spawn(move || steps.for_each(|_| told()));
         Self { child, _stdin: stdin }
     }
 
@@ -245,7 +255,7 @@ impl Process {
         Self::start("role_server", orders, || {})
     }
 
-    /// Tells its steps: that it has begun, and then its progress.
+    /// Tells its steps.
     fn runner(orders: &Orders, told: &mpsc::Sender<()>) -> Self {
         let told = told.clone();
         // Who has not heard the last one yet need not hear of this one.
@@ -271,21 +281,26 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 /// Appends until it is told to stop: what was acknowledged, by position.
 async fn write(client: Client, stop: CancellationToken) -> BTreeMap<u64, Uuid> {
     let mut acknowledged = BTreeMap::new();
+    let mut pace = tokio::time::interval(PACE);
     while !stop.is_cancelled() {
-        let event = NewEvent::json("Deposited", &rand::rng().random_range(0..1000)).unwrap();
+        pace.tick().await;
+        let deposit = || NewEvent::json("Deposited", &rand::rng().random_range(0..1000)).unwrap();
+        let events: Vec<NewEvent> =
+            (0..rand::rng().random_range(1..=EVENTS_MAX)).map(|_| deposit()).collect();
         let stream = match rand::rng().random_range(0..=ACCOUNTS) {
             ACCOUNTS => "User-1".to_owned(),
             account => format!("Account-{account}"),
         };
         let appended = loop {
-            match client.append(&stream, ExpectedVersion::Any, [event.clone()]).await {
+            match client.append(&stream, ExpectedVersion::Any, events.clone()).await {
                 Ok(appended) => break appended,
-                // The server is away. The same event again.
+                // The server is away. The same events again.
                 Err(error) if error.is_transient() || error.is_outcome_unknown() => {}
                 Err(error) => panic!("{error:?}"),
             }
         };
-        acknowledged.insert(appended.position, event.id);
+        let positions = (appended.position + 1 - events.len() as u64)..=appended.position;
+        acknowledged.extend(positions.zip(events.iter().map(|event| event.id)));
     }
     acknowledged
 }
