@@ -114,7 +114,7 @@ impl Error {
 
 impl Error {
     /// Whether the connection broke in the middle of an answer.
-    pub(crate) fn is_broken_connection(&self) -> bool {
+    fn is_broken_connection(&self) -> bool {
         matches!(self, Self::Server(error) if error.reason.is_empty()
             && matches!(error.code, Code::Unknown | Code::Internal | Code::Cancelled))
     }
@@ -122,7 +122,12 @@ impl Error {
     /// Whether to make the same call again: it cannot have another effect twice.
     pub(crate) fn is_repeatable(&self) -> bool {
         let unknown = matches!(self, Self::Server(error) if error.reason == "OUTCOME_UNKNOWN");
-        unknown || self.is_transient()
+        unknown || self.is_transient() || self.is_broken_connection()
+    }
+
+    /// Whether it is about the way to the server and back, and says nothing of what was asked.
+    pub(crate) fn is_on_the_way(&self) -> bool {
+        self.is_repeatable() || self.is_outcome_unknown()
     }
 }
 
@@ -160,6 +165,26 @@ impl From<Status> for Error {
                 reason,
                 facts,
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_way_has_spoiled_is_told_from_what_the_server_says() {
+        let broken = [Code::Internal, Code::Unknown, Code::Cancelled, Code::Unavailable];
+        for code in broken {
+            let error = Error::from(Status::new(code, "h2 protocol error"));
+            assert!(error.is_repeatable() && error.is_on_the_way(), "{code:?}");
+        }
+        let slow = Error::from(Status::deadline_exceeded("the server has not answered"));
+        assert!(slow.is_on_the_way() && !slow.is_repeatable());
+        for code in [Code::InvalidArgument, Code::NotFound, Code::FailedPrecondition] {
+            let error = Error::from(Status::new(code, "no"));
+            assert!(!error.is_on_the_way(), "{code:?}");
         }
     }
 }

@@ -566,7 +566,7 @@ impl<T: DeserializeOwned> Watch<T> {
 
     async fn wait_after(&mut self, error: Error) -> Result<()> {
         match self.backoff.next() {
-            Some(pause) if error.is_transient() || error.is_broken_connection() => {
+            Some(pause) if error.is_repeatable() => {
                 tracing::debug!(%error, ?pause, "the watch connects again");
                 tokio::time::sleep(pause).await;
                 Ok(())

@@ -245,7 +245,7 @@ impl Subscription {
     /// Waits before the next try, where one can help.
     async fn wait_after(&mut self, error: Error) -> Result<()> {
         match self.backoff.next() {
-            Some(pause) if error.is_transient() || error.is_broken_connection() => {
+            Some(pause) if error.is_repeatable() => {
                 tracing::debug!(%error, ?pause, "the subscription connects again");
                 tokio::time::sleep(pause).await;
                 Ok(())

@@ -298,7 +298,7 @@ impl Consumer {
     async fn wait_after(&mut self, error: Error) -> Result<()> {
         // The server may not know yet that the connection broke, or somebody has taken the place.
         let place_is_taken = !self.id.is_empty() && error.reason() == "TOO_MANY_CONSUMERS";
-        let helps = error.is_transient() || error.is_broken_connection() || place_is_taken;
+        let helps = error.is_repeatable() || place_is_taken;
         match self.backoff.next() {
             Some(pause) if helps => {
                 tracing::debug!(%error, ?pause, "the consumer connects again");

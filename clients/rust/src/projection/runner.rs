@@ -165,6 +165,9 @@ where
             if self.follow(subscription, checkpoint, until).await? {
                 return Ok(());
             }
+            if self.progress.borrow().checkpoint > checkpoint {
+                backoff.reset();
+            }
             let (name, checkpoint) = (self.projection.name(), self.progress.borrow().checkpoint);
             tracing::warn!(name, checkpoint, "another runner of this projection was first");
             self.note("another runner of this projection was first");
@@ -246,7 +249,7 @@ where
             batch.undo();
             self.note(&format!("position {}: {source}", event.position));
             // What the connection has spoiled is not the event's fault.
-            let is_elsewhere = source.downcast_ref().is_some_and(Error::is_transient);
+            let is_elsewhere = source.downcast_ref().is_some_and(Error::is_on_the_way);
             if let Some(pause) = backoff.next() {
                 tokio::time::sleep(pause).await;
                 continue;

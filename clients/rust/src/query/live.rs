@@ -65,7 +65,7 @@ impl<W: Watched> Live<W> {
 
     async fn wait_after(&mut self, error: Error) -> Result<()> {
         match self.backoff.next() {
-            Some(pause) if error.is_transient() || error.is_broken_connection() => {
+            Some(pause) if error.is_repeatable() => {
                 tracing::debug!(%error, ?pause, "the watch connects again");
                 tokio::time::sleep(pause).await;
                 Ok(())
