@@ -133,7 +133,7 @@ impl Context {
     /// let context = Context { command_id: Some(Uuid::now_v7()), ..Context::default() };
     /// let once = context.events(&[AccountEvent::Opened])?;
     /// assert_eq!(once[0].id, context.events(&[AccountEvent::Opened])?[0].id);
-    /// # annals_client::Result::Ok(())
+    /// # Ok::<_, annals_client::Error>(())
     /// ```
     pub fn events<'a, E: Serialize + 'a>(
         &self,
