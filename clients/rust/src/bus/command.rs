@@ -195,15 +195,22 @@ impl CommandEnvelope {
         self
     }
 
-    /// Following from an event: the command gets an id that is made of the event's, so that the event has its effect once;
-    /// its events get the event's correlation id, and the event's id as their causation id.
+    /// Following from an event: its events get the event's correlation id, or its id where it has none, and the event's id as
+    /// their causation id.
     #[must_use]
     pub fn caused_by(mut self, event: &Event) -> Self {
-        self.id = Uuid::new_v5(&event.id, self.name().as_bytes());
         let correlation_id = event.correlation_id.clone();
         self.correlation_id = Some(correlation_id.unwrap_or_else(|| event.id.to_string()));
         self.causation_id = Some(event.id.to_string());
         self
+    }
+
+    /// With an id that is made of an event's, of the command's name and of this purpose: who handles the event again sends the
+    /// same command. The purpose tells commands of one type apart that follow from one event, such as whom they are for.
+    #[must_use]
+    pub fn once_for(self, event: &Event, purpose: &str) -> Self {
+        let id = Uuid::new_v5(&event.id, format!("{} {purpose}", self.name()).as_bytes());
+        self.id(id)
     }
 
     /// With one more fact for the metadata of its events, and for layers.

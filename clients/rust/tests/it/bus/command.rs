@@ -83,17 +83,20 @@ async fn events_carry_the_commands_ids_and_facts() {
     assert_eq!((first.metadata["userId"].as_str(), first.occurred_at), ("ada", at));
 
     // What follows from an event belongs to what that belongs to, and follows from it once.
-    let follows = || deposit().caused_by(&first);
-    assert!(!bus.send(follows()).await.unwrap().duplicate);
-    assert!(bus.send(follows()).await.unwrap().duplicate);
-    let second = client.read_all().after(1).collect().await.unwrap();
-    let [second] = second.as_slice() else { panic!("{second:?}") };
-    assert_eq!(second.causation_id, Some(first.id.to_string()));
-    assert_eq!(second.correlation_id, Some(id));
+    let follows = |purpose| deposit().caused_by(&first).once_for(&first, purpose);
+    assert!(!bus.send(follows("a")).await.unwrap().duplicate);
+    assert!(bus.send(follows("a")).await.unwrap().duplicate);
+    assert!(!bus.send(follows("b")).await.unwrap().duplicate);
+    let others = client.read_all().after(1).collect().await.unwrap();
+    assert_eq!(others.len(), 2);
+    for other in &others {
+        assert_eq!(other.causation_id, Some(first.id.to_string()));
+        assert_eq!(other.correlation_id.as_ref(), Some(&id));
+    }
 
     bus.send(withdraw(1).correlation_id("order-7")).await.unwrap();
-    let third = client.read_all().after(2).collect().await.unwrap().remove(0);
-    assert_eq!(third.correlation_id.as_deref(), Some("order-7"));
+    let last = client.read_all().after(3).collect().await.unwrap().remove(0);
+    assert_eq!(last.correlation_id.as_deref(), Some("order-7"));
 }
 
 #[tokio::test]
