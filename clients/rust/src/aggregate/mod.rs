@@ -74,6 +74,30 @@ use uuid::Uuid;
 use crate::{NewEvent, Result};
 
 /// State that is folded from the events of one stream, `CATEGORY-id`.
+///
+/// ```
+/// # use annals_client::aggregate::Aggregate;
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// impl Aggregate for Account {
+///     const CATEGORY: &'static str = "Account"; // Its streams: `Account-1`, `Account-2`.
+///     type Event = AccountEvent;
+///
+///     fn apply(&mut self, event: &AccountEvent) {
+///         match event {
+///             AccountEvent::Deposited { amount } => self.balance += amount,
+///             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+///         }
+///     }
+/// }
+///
+/// let mut account = Account::default();
+/// account.apply(&AccountEvent::Deposited { amount: 10 });
+/// assert_eq!(account.balance, 10);
+/// ```
 pub trait Aggregate: Default + Send + Sync + 'static {
     /// The category of its streams.
     const CATEGORY: &'static str;
@@ -88,6 +112,46 @@ pub trait Aggregate: Default + Send + Sync + 'static {
 /// A command that one aggregate decides. Nothing here knows a network, a clock or a store.
 ///
 /// [`CommandBus`](crate::bus::CommandBus) sends it, [`Scenario`](crate::testing::Scenario) tests it.
+///
+/// ```
+/// # use annals_client::aggregate::Decide;
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl annals_client::aggregate::Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[derive(Debug, PartialEq, thiserror::Error)]
+/// # #[error("only {left} is left")]
+/// # struct Overdrawn { left: u64 }
+/// # struct Withdraw { account: String, amount: u64 }
+/// impl Decide<Account> for Withdraw {
+///     type Error = Overdrawn;
+///
+///     fn aggregate_id(&self) -> String {
+///         self.account.clone()
+///     }
+///
+///     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+///         match account.balance {
+///             left if left < self.amount => Err(Overdrawn { left }),
+///             _ => Ok(vec![AccountEvent::Withdrawn { amount: self.amount }]),
+///         }
+///     }
+/// }
+///
+/// let withdraw = Withdraw { account: "1".into(), amount: 5 };
+/// assert_eq!(withdraw.decide(&Account { balance: 3 }), Err(Overdrawn { left: 3 }));
+/// ```
 pub trait Decide<A: Aggregate>: Send + Sync + 'static {
     /// Why the aggregate's rules refuse it.
     type Error: std::error::Error + Send + Sync + 'static;
@@ -100,6 +164,44 @@ pub trait Decide<A: Aggregate>: Send + Sync + 'static {
 }
 
 /// What the events of one save carry besides what they say.
+///
+/// ```
+/// # use annals_client::{aggregate::{Context, Repository}, testing::TestStore};
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl annals_client::aggregate::Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let accounts = Repository::<Account>::new(client.clone());
+/// # let mut account = accounts.load("1").await?;
+/// # account.record(AccountEvent::Deposited { amount: 10 });
+/// let context = Context {
+///     correlation_id: Some("order-7".into()),
+///     metadata: [("userId".into(), "ada".into())].into(),
+///     ..Context::default()
+/// };
+/// accounts.save(&mut account, &context).await?;
+///
+/// let events = client.read_stream("Account-1").collect().await?;
+/// assert_eq!(events[0].correlation_id.as_deref(), Some("order-7"));
+/// assert_eq!(events[0].metadata["userId"], "ada");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Context {
     /// Which command they follow from: their ids are made of it, so that a command has its events once. `None`: each has
@@ -163,6 +265,31 @@ pub(crate) fn event_id(command_id: Uuid, index: usize) -> Uuid {
 }
 
 /// An aggregate with its identity, its version, and what has been decided but not saved.
+///
+/// ```
+/// # use annals_client::aggregate::Root;
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl annals_client::aggregate::Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// let mut account = Root::<Account>::new("1");
+/// account.record(AccountEvent::Deposited { amount: 10 });
+/// assert_eq!(account.balance, 10, "the state is read through it");
+/// assert_eq!((account.id(), account.stream().as_str()), ("1", "Account-1"));
+/// assert_eq!(account.uncommitted(), [AccountEvent::Deposited { amount: 10 }]);
+/// assert_eq!((account.version(), account.position()), (0, 0), "nothing is in the log yet");
+/// ```
 #[derive(Debug)]
 pub struct Root<A: Aggregate> {
     id: String,
@@ -180,6 +307,29 @@ impl<A: Aggregate> Root<A> {
     }
 
     /// One that these events have happened to, in this order.
+    ///
+    /// ```
+    /// # use annals_client::aggregate::Root;
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// let events = [AccountEvent::Deposited { amount: 10 }, AccountEvent::Withdrawn { amount: 4 }];
+    /// let account = Root::<Account>::from_events("1", &events);
+    /// assert_eq!((account.balance, account.version()), (6, 2));
+    /// assert!(account.uncommitted().is_empty());
+    /// ```
     pub fn from_events<'a>(
         id: impl Into<String>,
         events: impl IntoIterator<Item = &'a A::Event>,

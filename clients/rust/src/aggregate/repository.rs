@@ -13,6 +13,39 @@ use crate::{
 };
 
 /// The aggregates of one kind.
+///
+/// ```
+/// # use annals_client::testing::TestStore;
+/// use annals_client::aggregate::{Context, Repository};
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl annals_client::aggregate::Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+///
+/// let accounts = Repository::<Account>::new(store.client());
+/// let mut account = accounts.load("1").await?;
+/// assert_eq!(account.version(), 0, "nothing has happened to it");
+/// account.record(AccountEvent::Deposited { amount: 10 });
+/// let position = accounts.save(&mut account, &Context::default()).await?;
+/// assert_eq!((account.version(), account.position()), (1, position));
+/// assert_eq!(accounts.load("1").await?.balance, 10);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Repository<A> {
     client: Client,
     conflicts: Retry,
@@ -36,6 +69,41 @@ impl<A: Aggregate> fmt::Debug for Repository<A> {
 
 /// Why a command was not carried out. Nothing was written, unless it is [`ExecuteError::Store`] with an outcome that is
 /// not known.
+///
+/// ```
+/// # use annals_client::{aggregate::{Context, ExecuteError, Repository}, testing::TestStore};
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl annals_client::aggregate::Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[derive(Debug, PartialEq, thiserror::Error)]
+/// # #[error("only {left} is left")]
+/// # struct Overdrawn { left: u64 }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let accounts = Repository::<Account>::new(store.client());
+/// let withdraw = |account: &Account| Err(Overdrawn { left: account.balance });
+/// match accounts.execute("1", &Context::default(), withdraw).await {
+///     Err(ExecuteError::Refused(Overdrawn { left })) => assert_eq!(left, 0),
+///     Err(ExecuteError::Contended { tries }) => panic!("too busy: {tries} tries"),
+///     Err(ExecuteError::Store(error)) => return Err(error.into()),
+///     Ok(account) => panic!("{} is left", account.balance),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError<E> {
     /// The aggregate's own rules refuse it.
@@ -62,6 +130,42 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// How often, and after which pauses, a decision is made again where somebody else was first.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Context, Repository}, testing::TestStore};
+    /// # use std::time::Duration;
+    /// use annals_client::client::Retry;
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("only {left} is left")]
+    /// # struct Overdrawn { left: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    ///
+    /// let retry = Retry { tries: 3, pause: Duration::from_millis(10), ..Retry::default() };
+    /// let accounts = Repository::<Account>::new(client).conflicts(retry);
+    /// let deposit = |_: &Account| Ok::<_, Overdrawn>(vec![AccountEvent::Deposited { amount: 10 }]);
+    /// let account = accounts.execute("1", &Context::default(), deposit).await?;
+    /// assert_eq!(account.balance, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn conflicts(mut self, retry: Retry) -> Self {
         self.conflicts = retry;
@@ -70,6 +174,41 @@ impl<A: Aggregate> Repository<A> {
 
     /// With a snapshot after every so many events of an aggregate, in the stream `$snapshot-<its stream>`: loads begin with
     /// the newest one that fits.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Context, Repository, Snapshot}, testing::TestStore};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # impl Snapshot for Account {
+    /// #     const SCHEMA: u32 = 1;
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let accounts = Repository::<Account>::new(client.clone()).snapshot_every(2);
+    /// let mut account = accounts.load("1").await?;
+    /// account.record(AccountEvent::Deposited { amount: 10 });
+    /// account.record(AccountEvent::Withdrawn { amount: 4 });
+    /// accounts.save(&mut account, &Context::default()).await?;
+    /// assert_eq!(client.read_stream("$snapshot-Account-1").collect().await?.len(), 1);
+    /// assert_eq!(accounts.load("1").await?.balance, 6);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn snapshot_every(mut self, events: u64) -> Self
     where
@@ -80,6 +219,45 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// What is saved goes to the handlers of this bus, before the save returns.
+    ///
+    /// ```
+    /// # use annals_client::{Event, aggregate::{Context, Repository}, bus::EventBus, testing::TestStore};
+    /// # use std::sync::{Arc, atomic::{AtomicU64, Ordering::SeqCst}};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let last = Arc::new(AtomicU64::new(0));
+    /// let bus = EventBus::new().on("Deposited", {
+    ///     let last = Arc::clone(&last);
+    ///     move |event: Arc<Event>| {
+    ///         last.store(event.position, SeqCst);
+    ///         async { Ok(()) }
+    ///     }
+    /// });
+    /// let accounts = Repository::<Account>::new(client).publish_to(bus);
+    /// # let mut account = accounts.load("1").await?;
+    /// # account.record(AccountEvent::Deposited { amount: 10 });
+    /// let saved = accounts.save(&mut account, &Context::default()).await?;
+    /// assert_eq!(last.load(SeqCst), saved);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn publish_to(mut self, bus: EventBus) -> Self {
         self.published_to = Some(bus);
@@ -97,6 +275,37 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// The aggregate as it was: with the events up to this version.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Context, Repository}, testing::TestStore};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let accounts = Repository::<Account>::new(store.client());
+    /// # let mut account = accounts.load("1").await?;
+    /// account.record(AccountEvent::Deposited { amount: 10 });
+    /// account.record(AccountEvent::Withdrawn { amount: 4 });
+    /// accounts.save(&mut account, &Context::default()).await?;
+    /// assert_eq!(accounts.load_version("1", 1).await?.balance, 10);
+    /// assert_eq!(accounts.load_version("1", 2).await?.balance, 6);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn load_version(&self, id: impl Into<String>, version: u64) -> Result<Root<A>> {
         let mut root = Root::new(id);
         if version > 0 {
@@ -107,6 +316,40 @@ impl<A: Aggregate> Repository<A> {
 
     /// The aggregate as it was at this moment: with the events that had happened by then, in the order of its stream, up
     /// to the first that had not.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Context, Repository}, testing::TestStore};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let accounts = Repository::<Account>::new(store.client());
+    /// # let mut account = accounts.load("1").await?;
+    /// let in_march = Some("2024-03-01T10:00:00Z".parse()?);
+    /// account.record(AccountEvent::Deposited { amount: 10 });
+    /// accounts.save(&mut account, &Context { occurred_at: in_march, ..Context::default() }).await?;
+    /// account.record(AccountEvent::Withdrawn { amount: 4 });
+    /// accounts.save(&mut account, &Context::default()).await?; // It happens now.
+    ///
+    /// let in_april = "2024-04-01T00:00:00Z".parse()?;
+    /// assert_eq!(accounts.load_at("1", in_april).await?.balance, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn load_at(&self, id: impl Into<String>, at: DateTime<Utc>) -> Result<Root<A>> {
         let mut root = Root::new(id);
         self.replay(&mut root, 0, |occurred_at| occurred_at <= at).await?;
@@ -148,6 +391,40 @@ impl<A: Aggregate> Repository<A> {
     ///
     /// [`Error::WrongExpectedVersion`]: somebody else was first; nothing was written, and the root is as it was. The position
     /// of the last event, 0 where there was nothing to save.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Context, Repository}, testing::TestStore};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let accounts = Repository::<Account>::new(store.client());
+    /// let mut ours = accounts.load("1").await?;
+    /// let mut theirs = accounts.load("1").await?;
+    /// theirs.record(AccountEvent::Deposited { amount: 10 });
+    /// accounts.save(&mut theirs, &Context::default()).await?;
+    ///
+    /// ours.record(AccountEvent::Deposited { amount: 5 });
+    /// let error = accounts.save(&mut ours, &Context::default()).await.unwrap_err();
+    /// assert!(error.is_conflict());
+    /// assert_eq!(ours.uncommitted().len(), 1, "it is as it was");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn save(&self, root: &mut Root<A>, context: &Context) -> Result<u64> {
         let events = context.events(&root.uncommitted)?;
         if events.is_empty() {
@@ -163,6 +440,43 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Loads, decides, saves; where somebody else was first, takes in what they did and makes the whole decision again.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Context, Repository}, testing::TestStore};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("only {left} is left")]
+    /// # struct Overdrawn { left: u64 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let accounts = Repository::<Account>::new(store.client());
+    /// # let mut account = accounts.load("1").await?;
+    /// # account.record(AccountEvent::Deposited { amount: 10 });
+    /// # accounts.save(&mut account, &Context::default()).await?;
+    /// let withdraw_4 = |account: &Account| match account.balance {
+    ///     left if left < 4 => Err(Overdrawn { left }),
+    ///     _ => Ok(vec![AccountEvent::Withdrawn { amount: 4 }]),
+    /// };
+    /// let account = accounts.execute("1", &Context::default(), withdraw_4).await?;
+    /// assert_eq!((account.balance, account.version()), (6, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn execute<E>(
         &self,
         id: impl Into<String>,

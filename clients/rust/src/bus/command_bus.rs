@@ -138,6 +138,38 @@ impl Builder<CommandEnvelope> {
     /// The handler of commands of one type. What it appends is made by [`Context::events`], so that it can be told from what
     /// another command does.
     ///
+    /// ```
+    /// # use annals_client::{ExpectedVersion, aggregate::Context, testing::TestStore};
+    /// # use annals_client::bus::{CommandBus, Receipt};
+    /// # use std::sync::Arc;
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # struct Deposit { account: String, amount: u64 }
+    /// # impl annals_client::bus::Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let accounts = client.clone();
+    /// let bus = CommandBus::builder().handle(move |command: Arc<Deposit>, context: Context| {
+    ///     let client = accounts.clone();
+    ///     async move {
+    ///         let events = context.events(&[AccountEvent::Deposited { amount: command.amount }])?;
+    ///         let stream = format!("Account-{}", command.account);
+    ///         let appended = client.append(stream, ExpectedVersion::Any, events).await?;
+    ///         let (version, position) = (appended.version, appended.position);
+    ///         Ok(Receipt { version, position, duplicate: appended.duplicate })
+    ///     }
+    /// });
+    /// let receipt = bus.build().send(Deposit { account: "1".into(), amount: 10 }).await?;
+    /// assert_eq!(receipt.version, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// If they have one already.
     pub fn handle<C, F, D>(self, handler: F) -> Self
@@ -153,6 +185,45 @@ impl Builder<CommandEnvelope> {
     }
 
     /// Commands of one type are decided by their aggregate, again where somebody else was first.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Aggregate, Repository}, bus::CommandBus, testing::TestStore};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # struct Deposit { account: String, amount: u64 }
+    /// # impl annals_client::bus::Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// # }
+    /// # impl annals_client::aggregate::Decide<Account> for Deposit {
+    /// #     type Error = std::convert::Infallible;
+    /// #     fn aggregate_id(&self) -> String { self.account.clone() }
+    /// #     fn decide(&self, _: &Account) -> Result<Vec<AccountEvent>, Self::Error> {
+    /// #         Ok(vec![AccountEvent::Deposited { amount: self.amount }])
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// let accounts = Repository::<Account>::new(store.client());
+    /// let bus = CommandBus::builder().decide::<Deposit, _>(&accounts).build();
+    /// bus.send(Deposit { account: "1".into(), amount: 10 }).await?;
+    /// assert_eq!(accounts.load("1").await?.balance, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// If they have a handler already.
@@ -174,6 +245,30 @@ impl Builder<CommandEnvelope> {
     }
 
     /// Refuses commands that are wrong by themselves: [`Command::validate`].
+    ///
+    /// ```
+    /// # use annals_client::bus::{Command, CommandBus, Receipt, Violation};
+    /// # use std::sync::Arc;
+    /// # struct Deposit { amount: u64 }
+    /// # impl Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// #     fn validate(&self) -> Vec<Violation> {
+    /// #         match self.amount {
+    /// #             0 => vec![Violation::new("amount", "must be more than 0")],
+    /// #             _ => Vec::new(),
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let done = |_: Arc<Deposit>, _| async { Ok(Receipt { version: 1, position: 1, duplicate: false }) };
+    /// let bus = CommandBus::builder().validate().handle(done).build();
+    /// let invalid = bus.send(Deposit { amount: 0 }).await.unwrap_err();
+    /// assert_eq!(invalid.to_string(), "Deposit is invalid: amount: must be more than 0");
+    /// bus.send(Deposit { amount: 10 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn validate(self) -> Self {
         self.layer(FilterLayer::new(|envelope: CommandEnvelope| match envelope.violations() {
             violations if violations.is_empty() => Ok(envelope),
@@ -183,6 +278,58 @@ impl Builder<CommandEnvelope> {
 
     /// Calls again, after a pause, where a save came second: for handlers that load and save by themselves.
     /// [`Builder::decide`] does so without it.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::{Context, Repository}, testing::TestStore};
+    /// # use annals_client::{bus::{CommandBus, Receipt}, client::Retry};
+    /// # use std::sync::{Arc, atomic::{AtomicBool, Ordering::SeqCst}};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # struct Deposit { account: String, amount: u64 }
+    /// # impl annals_client::bus::Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let accounts = Repository::<Account>::new(client.clone());
+    /// # let is_late = AtomicBool::new(true);
+    /// # let is_late = Arc::new(is_late);
+    /// let handled = accounts.clone();
+    /// let deposit = move |command: Arc<Deposit>, context: Context| {
+    ///     let accounts = handled.clone();
+    /// #     let is_late = Arc::clone(&is_late);
+    ///     async move {
+    ///         let mut account = accounts.load(&command.account).await?;
+    ///         account.record(AccountEvent::Deposited { amount: command.amount });
+    /// #         if is_late.swap(false, SeqCst) {
+    /// #             let mut other = accounts.load(&command.account).await?;
+    /// #             other.record(AccountEvent::Deposited { amount: 1 });
+    /// #             accounts.save(&mut other, &Context::default()).await?;
+    /// #         }
+    ///         let position = accounts.save(&mut account, &context).await?; // The first time it is late.
+    ///         Ok(Receipt { version: account.version(), position, duplicate: false })
+    ///     }
+    /// };
+    /// let bus = CommandBus::builder().retry_conflicts(Retry::default()).handle(deposit).build();
+    /// assert_eq!(bus.send(Deposit { account: "1".into(), amount: 10 }).await?.version, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn retry_conflicts(self, retry: Retry) -> Self {
         self.layer(RetryLayer::new(AtConflicts { retry, backoff: Backoff::new(&retry) }))
     }
@@ -190,6 +337,49 @@ impl Builder<CommandEnvelope> {
     /// A command that is sent again, with the same id, is carried out once: also from another process, after a restart, and
     /// where its first answer was lost. It is known by the first of its events, in the log, for as long as that can be read;
     /// so a command has one append or one commit.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::Repository, testing::TestStore};
+    /// # use annals_client::bus::{CommandBus, CommandEnvelope};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # struct Deposit { account: String, amount: u64 }
+    /// # impl annals_client::bus::Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// # }
+    /// # impl annals_client::aggregate::Decide<Account> for Deposit {
+    /// #     type Error = std::convert::Infallible;
+    /// #     fn aggregate_id(&self) -> String { self.account.clone() }
+    /// #     fn decide(&self, _: &Account) -> Result<Vec<AccountEvent>, Self::Error> {
+    /// #         Ok(vec![AccountEvent::Deposited { amount: self.amount }])
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let accounts = Repository::<Account>::new(client.clone());
+    /// let bus = CommandBus::builder().idempotent(&client).decide::<Deposit, _>(&accounts).build();
+    /// let command = CommandEnvelope::new(Deposit { account: "1".into(), amount: 10 });
+    /// let first = bus.send(command.clone()).await?;
+    /// let again = bus.send(command).await?;
+    /// assert_eq!((again.position, again.duplicate), (first.position, true));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn idempotent(self, client: &Client) -> Self {
         let client = client.clone();
         self.layer(tower::layer::layer_fn(move |inner| Idempotent {

@@ -74,6 +74,26 @@ impl EventBus {
     }
 
     /// With one more handler, of every event.
+    ///
+    /// ```
+    /// # use annals_client::{Event, NewEvent, bus::EventBus, testing::TestStore};
+    /// # use std::sync::{Arc, Mutex};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Account-1", 0, [NewEvent::new("Opened"), NewEvent::new("Closed")]).await?;
+    /// # let told = Arc::new(Mutex::new(Vec::new()));
+    /// # let types = Arc::clone(&told);
+    /// let bus = EventBus::new().on_every(move |event: Arc<Event>| {
+    ///     types.lock().unwrap().push(event.event_type.clone());
+    ///     async { Ok(()) }
+    /// });
+    /// bus.publish(client.read_stream("Account-1").collect().await?).await;
+    /// assert_eq!(*told.lock().unwrap(), ["Opened", "Closed"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn on_every<F, D>(self, handler: F) -> Self
     where
@@ -93,6 +113,26 @@ impl EventBus {
     }
 
     /// Tells the handlers of these events, and returns when all have been told.
+    ///
+    /// ```
+    /// # use annals_client::{Event, NewEvent, bus::EventBus, testing::TestStore};
+    /// # use std::sync::{Arc, atomic::{AtomicU64, Ordering::SeqCst}};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let last = Arc::new(AtomicU64::new(0));
+    /// # let seen = Arc::clone(&last);
+    /// # let bus = EventBus::new().on("Opened", move |event: Arc<Event>| {
+    /// #     seen.store(event.position, SeqCst);
+    /// #     async { Ok(()) }
+    /// # });
+    /// let appended = client.append("Account-1", 0, [NewEvent::new("Opened")]).await?;
+    /// bus.publish(client.read_stream("Account-1").collect().await?).await;
+    /// assert_eq!(last.load(SeqCst), appended.position, "its handlers have been told");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn publish(&self, events: Vec<Event>) {
         let handlers = self.handlers.clone();
         // A task of its own: who gives up waiting for the append must not stop a handler half way.

@@ -42,6 +42,32 @@ type Handler<M> = Arc<dyn Fn(M) -> BoxFuture<Outcome<M>> + Send + Sync>;
 type Wrap<M> = Box<dyn FnOnce(Handling<M>) -> Handling<M> + Send>;
 
 /// What a bus carries: [`CommandEnvelope`] and [`QueryEnvelope`].
+///
+/// ```
+/// # use annals_client::{bus::{Command, CommandEnvelope}, Filter, bus::{Query, QueryEnvelope}};
+/// use annals_client::bus::Message;
+/// # struct Deposit { account: String, amount: u64 }
+/// # impl annals_client::bus::Command for Deposit {
+/// #     const NAME: &'static str = "Deposit";
+/// # }
+/// # #[derive(PartialEq, Eq, Hash)]
+/// # struct EventCount { account: String }
+/// # impl Query for EventCount {
+/// #     const NAME: &'static str = "EventCount";
+/// #     type Answer = usize;
+/// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+/// # }
+///
+/// /// For the command bus and for the query bus.
+/// fn noted<M: Message>(message: &M) -> String {
+///     format!("somebody sends a {}", message.name())
+/// }
+///
+/// let command = CommandEnvelope::new(Deposit { account: "1".into(), amount: 10 });
+/// assert_eq!(noted(&command), "somebody sends a Deposit");
+/// let query = QueryEnvelope::from(EventCount { account: "1".into() });
+/// assert_eq!(noted(&query), "somebody sends a EventCount");
+/// ```
 pub trait Message: Clone + Send + Sync + 'static + sealed::Sealed {
     /// What its handler answers.
     type Answer: Send + 'static;
@@ -69,6 +95,28 @@ mod sealed {
 }
 
 /// A bus that is being put together: handlers by the type of what they handle, and layers around them.
+///
+/// ```
+/// # use annals_client::bus::{CommandBus, Receipt};
+/// # use std::{sync::Arc, time::Duration};
+/// # struct Deposit { account: String, amount: u64 }
+/// # impl annals_client::bus::Command for Deposit {
+/// #     const NAME: &'static str = "Deposit";
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let bus = CommandBus::builder()
+///     .trace()
+///     .timeout(Duration::from_secs(5))
+///     .handle(|deposit: Arc<Deposit>, _| async move {
+///         Ok(Receipt { version: deposit.amount, position: 1, duplicate: false })
+///     })
+///     .build();
+/// let receipt = bus.send(Deposit { account: "1".into(), amount: 10 }).await?;
+/// assert_eq!(receipt.version, 10);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is handled before `build`"]
 pub struct Builder<M: Message> {
     handlers: HashMap<TypeId, Handler<M>>,
@@ -95,6 +143,29 @@ impl<M: Message> Builder<M> {
 
     /// A layer around what comes after it: any of `tower`'s, or your own. Its errors become the bus's; those that it does not
     /// know are its `Other`.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::Context, bus::{CommandBus, CommandEnvelope, Receipt}};
+    /// # use std::sync::Arc;
+    /// use tower::util::MapRequestLayer;
+    /// # struct Deposit { account: String, amount: u64 }
+    /// # impl annals_client::bus::Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let bus = CommandBus::builder()
+    ///     .layer(MapRequestLayer::new(|command: CommandEnvelope| command.metadata("host", "a")))
+    ///     .handle(|_: Arc<Deposit>, context: Context| async move {
+    ///         assert_eq!(context.metadata["host"], "a");
+    ///         Ok(Receipt { version: 1, position: 1, duplicate: false })
+    ///     })
+    ///     .build();
+    /// bus.send(Deposit { account: "1".into(), amount: 10 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Handling<M>> + Send + 'static,
@@ -110,11 +181,68 @@ impl<M: Message> Builder<M> {
     }
 
     /// A span around each call, with name and ids, in which its outcome and how long it took are logged.
+    ///
+    /// ```
+    /// # use annals_client::bus::{CommandBus, Receipt};
+    /// # use std::sync::{Arc, Mutex};
+    /// # struct Deposit { account: String, amount: u64 }
+    /// # impl annals_client::bus::Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// # }
+    /// # #[derive(Clone, Default)]
+    /// # struct Lines(Arc<Mutex<String>>);
+    /// # impl std::io::Write for Lines {
+    /// #     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    /// #         self.0.lock().unwrap().push_str(&String::from_utf8_lossy(bytes));
+    /// #         Ok(bytes.len())
+    /// #     }
+    /// #     fn flush(&mut self) -> std::io::Result<()> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let lines = Lines::default();
+    /// # let writer = lines.clone();
+    /// # let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    /// # let _guard = tracing::subscriber::set_default(log.with_writer(move || writer.clone()).finish());
+    /// # let done = |_: Arc<Deposit>, _| async { Ok(Receipt { version: 1, position: 1, duplicate: false }) };
+    /// let bus = CommandBus::builder().trace().handle(done).build();
+    /// bus.send(Deposit { account: "1".into(), amount: 10 }).await?;
+    /// # let log = lines.0.lock().unwrap().clone();
+    /// assert!(log.contains(r#"command{name="Deposit" id="#), "{log}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn trace(self) -> Self {
         self.layer(tower::layer::layer_fn(Traced))
     }
 
     /// Asks the hook before each call, which gives the reason where it is not allowed.
+    ///
+    /// ```
+    /// # use annals_client::{Filter, bus::{Query, QueryBus, QueryEnvelope, QueryError}};
+    /// # use std::sync::Arc;
+    /// # #[derive(PartialEq, Eq, Hash)]
+    /// # struct EventCount { account: String }
+    /// # impl Query for EventCount {
+    /// #     const NAME: &'static str = "EventCount";
+    /// #     type Answer = usize;
+    /// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let bus = QueryBus::builder()
+    ///     .authorize(|query: QueryEnvelope| async move {
+    ///         query.fact("userId").map(|_| ()).ok_or("who are you?".into())
+    ///     })
+    ///     .handle(|_: Arc<EventCount>, _| async { Ok(7) })
+    ///     .build();
+    /// let query = || QueryEnvelope::from(EventCount { account: "1".into() });
+    /// let refused = bus.ask_in::<EventCount>(query()).await;
+    /// assert!(matches!(refused, Err(QueryError::Forbidden { why, .. }) if why == "who are you?"));
+    /// assert_eq!(*bus.ask_in::<EventCount>(query().metadata("userId", "ada")).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn authorize<F, A>(self, hook: F) -> Self
     where
         F: Fn(M) -> A + Clone + Send + Sync + 'static,
@@ -124,6 +252,24 @@ impl<M: Message> Builder<M> {
     }
 
     /// Gives a call up after so long. What it has begun on the server may be done all the same.
+    ///
+    /// ```
+    /// # use annals_client::bus::{CommandBus, CommandError};
+    /// # use std::{sync::Arc, time::Duration};
+    /// # struct Deposit { account: String, amount: u64 }
+    /// # impl annals_client::bus::Command for Deposit {
+    /// #     const NAME: &'static str = "Deposit";
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let bus = CommandBus::builder()
+    ///     .timeout(Duration::from_millis(10))
+    ///     .handle(|_: Arc<Deposit>, _| std::future::pending())
+    ///     .build();
+    /// let given_up = bus.send(Deposit { account: "1".into(), amount: 10 }).await;
+    /// assert!(matches!(given_up, Err(CommandError::TimedOut)));
+    /// # }
+    /// ```
     pub fn timeout(self, timeout: Duration) -> Self {
         self.layer(tower::timeout::TimeoutLayer::new(timeout))
     }

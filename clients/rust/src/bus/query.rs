@@ -16,6 +16,25 @@ use super::{BoxFuture, Builder, Handling, Message, sealed::Sealed};
 use crate::{Error, Filter};
 
 /// What somebody wants to know. Two that are equal have the same answer, whoever asks.
+///
+/// ```
+/// # use annals_client::{Filter, bus::Query};
+/// /// How many events an account has.
+/// #[derive(PartialEq, Eq, Hash)]
+/// struct EventCount {
+///     account: String,
+/// }
+///
+/// impl Query for EventCount {
+///     const NAME: &'static str = "EventCount";
+///     type Answer = usize;
+///
+///     fn depends_on(&self) -> Vec<Filter> {
+///         vec![Filter::new().stream(format!("Account-{}", self.account))]
+///     }
+/// }
+/// # assert_eq!(EventCount { account: "1".into() }.depends_on().len(), 1);
+/// ```
 pub trait Query: Eq + Hash + Send + Sync + 'static {
     /// Names it in logs and errors: `PaymentHistory`.
     const NAME: &'static str;
@@ -28,15 +47,44 @@ pub trait Query: Eq + Hash + Send + Sync + 'static {
 }
 
 /// Why a query has no answer.
+///
+/// ```
+/// # use annals_client::{Filter, bus::{Query, QueryBus, QueryError}};
+/// # #[derive(PartialEq, Eq, Hash)]
+/// # struct EventCount { account: String }
+/// # impl Query for EventCount {
+/// #     const NAME: &'static str = "EventCount";
+/// #     type Answer = usize;
+/// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// # let bus = QueryBus::builder().build();
+/// match bus.ask(EventCount { account: "1".into() }).await {
+///     Err(QueryError::NoHandler { query }) => assert_eq!(query, "EventCount"),
+///     Err(QueryError::Forbidden { why, .. }) => panic!("not allowed: {why}"),
+///     Err(error) => panic!("{error}"),
+///     Ok(count) => panic!("there are {count}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueryError {
     /// The bus has no handler for it.
     #[error("nobody answers {query}")]
-    NoHandler { query: &'static str },
+    NoHandler {
+        /// Its name.
+        query: &'static str,
+    },
     /// The authorization hook does not allow it.
     #[error("{query} is not allowed: {why}")]
-    Forbidden { query: &'static str, why: String },
+    Forbidden {
+        /// Its name.
+        query: &'static str,
+        /// The hook's reason.
+        why: String,
+    },
     /// It took too long.
     #[error("it took too long")]
     TimedOut,
@@ -95,6 +143,20 @@ pub(super) type AnyAnswer = Arc<dyn Any + Send + Sync>;
 
 /// A query on its way: with what layers need to know of who asks. Its handler does not see that, so that an answer can be
 /// given to the next one who asks the same.
+///
+/// ```
+/// # use annals_client::{Filter, bus::{Query, QueryEnvelope}};
+/// # #[derive(PartialEq, Eq, Hash)]
+/// # struct EventCount { account: String }
+/// # impl Query for EventCount {
+/// #     const NAME: &'static str = "EventCount";
+/// #     type Answer = usize;
+/// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+/// # }
+/// let envelope = QueryEnvelope::from(EventCount { account: "1".into() }).metadata("userId", "ada");
+/// assert_eq!(envelope.fact("userId"), Some("ada"));
+/// assert_eq!(envelope.query::<EventCount>().map(|it| it.account.as_str()), Some("1"));
+/// ```
 #[derive(Clone)]
 pub struct QueryEnvelope {
     pub(super) query: Arc<dyn AnyQuery>,
@@ -116,6 +178,33 @@ impl<Q: Query> From<Q> for QueryEnvelope {
 
 impl QueryEnvelope {
     /// The answer must have everything up to this position: read your own writes.
+    ///
+    /// ```
+    /// # use annals_client::{Filter, NewEvent, bus::{Query, QueryBus, QueryEnvelope}, testing::TestStore};
+    /// # use std::sync::Arc;
+    /// # #[derive(PartialEq, Eq, Hash)]
+    /// # struct EventCount { account: String }
+    /// # impl Query for EventCount {
+    /// #     const NAME: &'static str = "EventCount";
+    /// #     type Answer = usize;
+    /// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let asked = client.clone();
+    /// # let bus = QueryBus::builder().handle(move |query: Arc<EventCount>, min_position| {
+    /// #     let events = asked.read_stream(format!("Account-{}", query.account)).min_position(min_position);
+    /// #     async move { Ok(events.collect().await?.len()) }
+    /// # }).build();
+    /// let written = client.append("Account-1", 0, [NewEvent::new("Opened")]).await?;
+    /// let query = QueryEnvelope::from(EventCount { account: "1".into() });
+    /// let count = bus.ask_in::<EventCount>(query.min_position(written.position)).await?;
+    /// assert_eq!(*count, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn min_position(mut self, position: u64) -> Self {
         self.min_position = position;
@@ -239,6 +328,26 @@ impl QueryBus {
 
     /// The answer to a query of this type, in its envelope.
     ///
+    /// ```
+    /// # use annals_client::{Filter, bus::{Query, QueryBus, QueryEnvelope}};
+    /// # use std::sync::Arc;
+    /// # #[derive(PartialEq, Eq, Hash)]
+    /// # struct EventCount { account: String }
+    /// # impl Query for EventCount {
+    /// #     const NAME: &'static str = "EventCount";
+    /// #     type Answer = usize;
+    /// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let bus = QueryBus::builder().handle(|_: Arc<EventCount>, _| async { Ok(7) }).build();
+    /// let query = QueryEnvelope::from(EventCount { account: "1".into() }).metadata("userId", "ada");
+    /// let count = bus.ask_in::<EventCount>(query).await?;
+    /// assert_eq!(*count, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// If another query is in it.
     pub async fn ask_in<Q: Query>(
@@ -259,6 +368,32 @@ impl QueryBus {
 impl Builder<QueryEnvelope> {
     /// The handler of queries of one type. It gets the position that its answer must have seen: what reads a read model gives
     /// that to [`ReadModel::min_position`](crate::read_model::ReadModel::min_position).
+    ///
+    /// ```
+    /// # use annals_client::{Filter, NewEvent, bus::{Query, QueryBus}, testing::TestStore};
+    /// # use std::sync::Arc;
+    /// # #[derive(PartialEq, Eq, Hash)]
+    /// # struct EventCount { account: String }
+    /// # impl Query for EventCount {
+    /// #     const NAME: &'static str = "EventCount";
+    /// #     type Answer = usize;
+    /// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Account-1", 0, [NewEvent::new("Opened")]).await?;
+    /// let bus = QueryBus::builder()
+    ///     .handle(move |query: Arc<EventCount>, min_position| {
+    ///         let events = client.read_stream(format!("Account-{}", query.account));
+    ///         async move { Ok(events.min_position(min_position).collect().await?.len()) }
+    ///     })
+    ///     .build();
+    /// assert_eq!(*bus.ask(EventCount { account: "1".into() }).await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// If they have one already.

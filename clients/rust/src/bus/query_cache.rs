@@ -30,6 +30,15 @@ use super::{
 use crate::{Client, Result};
 
 /// How answers are kept.
+///
+/// ```
+/// use annals_client::bus::CacheOptions;
+/// use std::time::Duration;
+///
+/// let options = CacheOptions { time_to_live: Duration::from_secs(60), ..CacheOptions::default() };
+/// assert_eq!(options.answers_max, 10_000);
+/// assert!(options.unchecked_for.is_zero());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheOptions {
     /// At most so many: 10 000. Those that are asked for least go first.
@@ -55,6 +64,33 @@ impl Default for CacheOptions {
 /// A layer of the [`QueryBus`](super::QueryBus) that keeps answers. Clones share them.
 ///
 /// Those that ask the same at the same time wait for one call of the handler. Errors are not kept.
+///
+/// ```
+/// # use annals_client::{Filter, bus::{Query, QueryBus}, testing::TestStore};
+/// # use std::sync::Arc;
+/// use annals_client::bus::QueryCache;
+/// # #[derive(PartialEq, Eq, Hash)]
+/// # struct EventCount { account: String }
+/// # impl Query for EventCount {
+/// #     const NAME: &'static str = "EventCount";
+/// #     type Answer = usize;
+/// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// let cache = QueryCache::new(&client);
+/// let answer = |_: Arc<EventCount>, _| async { Ok(7) };
+/// let bus = QueryBus::builder().layer(cache.clone()).handle(answer).build();
+/// for _ in 0..3 {
+///     assert_eq!(*bus.ask(EventCount { account: "1".into() }).await?, 7);
+/// }
+/// assert_eq!((cache.misses(), cache.hits()), (1, 2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct QueryCache {
     client: Client,
@@ -105,6 +141,38 @@ impl QueryCache {
     }
 
     /// With these options.
+    ///
+    /// ```
+    /// # use annals_client::{Filter, NewEvent, bus::{Query, QueryBus}, testing::TestStore};
+    /// # use annals_client::bus::{CacheOptions, QueryCache};
+    /// # use std::{sync::Arc, time::Duration};
+    /// # #[derive(PartialEq, Eq, Hash)]
+    /// # struct EventCount { account: String }
+    /// # impl Query for EventCount {
+    /// #     const NAME: &'static str = "EventCount";
+    /// #     type Answer = usize;
+    /// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Account-1", 0, [NewEvent::new("Opened")]).await?;
+    /// # let asked = client.clone();
+    /// # let answer = move |query: Arc<EventCount>, _| {
+    /// #     let events = asked.read_stream(format!("Account-{}", query.account)).collect();
+    /// #     async move { Ok(events.await?.len()) }
+    /// # };
+    /// let unchecked_for = Duration::from_secs(60);
+    /// let cache = QueryCache::with_options(&client, CacheOptions { unchecked_for, ..Default::default() });
+    /// let bus = QueryBus::builder().layer(cache).handle(answer).build();
+    /// let count = || bus.ask(EventCount { account: "1".into() });
+    /// assert_eq!(*count().await?, 1);
+    /// client.append("Account-1", 1, [NewEvent::new("Closed")]).await?;
+    /// assert_eq!(*count().await?, 1, "nobody has looked yet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_options(client: &Client, options: CacheOptions) -> Self {
         let CacheOptions { answers_max, time_to_live, unchecked_for } = options;
         let positions = (!unchecked_for.is_zero()).then(|| {
@@ -129,6 +197,31 @@ impl QueryCache {
     }
 
     /// Forgets all answers.
+    ///
+    /// ```
+    /// # use annals_client::{Filter, bus::{Query, QueryBus, QueryCache}, testing::TestStore};
+    /// # use std::sync::Arc;
+    /// # #[derive(PartialEq, Eq, Hash)]
+    /// # struct EventCount { account: String }
+    /// # impl Query for EventCount {
+    /// #     const NAME: &'static str = "EventCount";
+    /// #     type Answer = usize;
+    /// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let cache = QueryCache::new(&client);
+    /// # let answer = |_: Arc<EventCount>, _| async { Ok(7) };
+    /// # let bus = QueryBus::builder().layer(cache.clone()).handle(answer).build();
+    /// bus.ask(EventCount { account: "1".into() }).await?;
+    /// cache.clear();
+    /// bus.ask(EventCount { account: "1".into() }).await?;
+    /// assert_eq!((cache.misses(), cache.hits()), (2, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn clear(&self) {
         self.kept.answers.invalidate_all();
         self.kept.positions.iter().for_each(Cache::invalidate_all);
@@ -191,6 +284,29 @@ impl Layer<Handling<QueryEnvelope>> for QueryCache {
 }
 
 /// What [`QueryCache`] makes of a service.
+///
+/// ```
+/// # use annals_client::{Filter, bus::{Query, QueryBus, QueryCache}, testing::TestStore};
+/// # use std::sync::Arc;
+/// # #[derive(PartialEq, Eq, Hash)]
+/// # struct EventCount { account: String }
+/// # impl Query for EventCount {
+/// #     const NAME: &'static str = "EventCount";
+/// #     type Answer = usize;
+/// #     fn depends_on(&self) -> Vec<Filter> { vec![Filter::new().stream(format!("Account-{}", self.account))] }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let cache = QueryCache::new(&client);
+/// // `layer` puts it around the handlers.
+/// let bus = QueryBus::builder().layer(cache.clone()).handle(|_: Arc<EventCount>, _| async { Ok(7) });
+/// bus.build().ask(EventCount { account: "1".into() }).await?;
+/// assert_eq!(cache.misses(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Cached {
     cache: QueryCache,

@@ -20,6 +20,36 @@ type Change = Option<Box<RawValue>>;
 type Known = HashMap<String, Change>;
 
 /// A version of a read model on the server as a [`Target`].
+///
+/// ```
+/// # use annals_client::{Event, Filter, NewEvent, testing::TestStore};
+/// # use annals_client::projection::{Documents, HandlerError, Projection, ReadModelTarget, Runner};
+/// # #[derive(Default, serde::Serialize, serde::Deserialize)]
+/// # struct Count { events: u64 }
+/// # struct Counts;
+/// # impl Projection<Documents> for Counts {
+/// #     fn name(&self) -> &str { "counts" }
+/// #     fn filters(&self) -> Vec<Filter> { vec![Filter::new().category("Payment")] }
+/// #     async fn handle(&mut self, event: &Event, counts: &mut Documents) -> Result<(), HandlerError> {
+/// #         let mut count: Count = counts.get(&event.stream).await?.unwrap_or_default();
+/// #         count.events += 1;
+/// #         counts.put(&event.stream, &count)?;
+/// #         Ok(())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("A"), NewEvent::new("B")]).await?;
+/// let model = client.read_model("counts");
+/// model.create(&[]).await?;
+/// let target = ReadModelTarget::new(model.clone());
+/// Runner::new(&client, Counts, target).run_until_caught_up().await?;
+/// assert_eq!(model.checkpoint().await?.checkpoint, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct ReadModelTarget {
     model: ReadModel,
@@ -35,6 +65,29 @@ impl ReadModelTarget {
 }
 
 /// A batch: the documents as they will be.
+///
+/// ```
+/// # use annals_client::{projection::{Batch, ReadModelTarget, Target}, testing::TestStore};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Count { events: u64 }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let model = client.read_model("counts");
+/// # model.create(&[]).await?;
+/// # let mut target = ReadModelTarget::new(model.clone());
+/// # target.checkpoint().await?;
+/// # let mut counts = target.begin();
+/// assert!(counts.get::<Count>("Payment-1").await?.is_none());
+/// counts.put("Payment-1", &Count { events: 1 })?;
+/// assert_eq!(counts.get::<Count>("Payment-1").await?.map(|count| count.events), Some(1));
+/// counts.delete("Payment-1");
+/// assert!(counts.get::<Count>("Payment-1").await?.is_none());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Documents {
     model: ReadModel,
@@ -58,6 +111,23 @@ impl Documents {
     }
 
     /// The document under `key` is `value` from now on, which must become a JSON object.
+    ///
+    /// ```
+    /// # use annals_client::{projection::{ReadModelTarget, Target}, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let model = client.read_model("counts");
+    /// # model.create(&[]).await?;
+    /// # let mut target = ReadModelTarget::new(model.clone());
+    /// # let mut counts = target.begin();
+    /// counts.put("Payment-1", &serde_json::json!({ "events": 1 }))?;
+    /// let error = counts.put("Payment-1", &1).unwrap_err();
+    /// assert_eq!(error.to_string(), "cannot encode the document Payment-1: it is not a JSON object");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn put(&mut self, key: &str, value: &impl Serialize) -> Result<()> {
         let text = serde_json::value::to_raw_value(value).map_err(|error| Error::Encode {
             what: format!("the document {key}"),
@@ -141,6 +211,37 @@ impl Target for ReadModelTarget {
 /// Makes the next version of a read model from the log's start, while the current one goes on to be read and written, and
 /// makes it the current one when it has come as far as the log went at the beginning. The new version; its projection
 /// goes on with a [`Runner`] of its own, and the old one can be dropped.
+///
+/// ```
+/// # use annals_client::{Event, Filter, NewEvent, testing::TestStore};
+/// # use annals_client::projection::{Documents, HandlerError, Projection, rebuild};
+/// # #[derive(Default, serde::Serialize, serde::Deserialize)]
+/// # struct Count { events: u64 }
+/// # struct Counts;
+/// # impl Projection<Documents> for Counts {
+/// #     fn name(&self) -> &str { "counts" }
+/// #     fn filters(&self) -> Vec<Filter> { vec![Filter::new().category("Payment")] }
+/// #     async fn handle(&mut self, event: &Event, counts: &mut Documents) -> Result<(), HandlerError> {
+/// #         let mut count: Count = counts.get(&event.stream).await?.unwrap_or_default();
+/// #         count.events += 1;
+/// #         counts.put(&event.stream, &count)?;
+/// #         Ok(())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("A"), NewEvent::new("B")]).await?;
+/// client.read_model("counts").create(&[]).await?;
+/// rebuild(&client, "counts", &[&["events"]], Counts).await?;
+///
+/// let current = client.read_model("counts");
+/// assert_eq!(current.checkpoint().await?.version, 2);
+/// assert_eq!(current.get::<Count>("Payment-1").await?.unwrap().value.events, 2);
+/// # Ok(())
+/// # }
+/// ```
 pub async fn rebuild<P: Projection<Documents>>(
     client: &Client,
     model: &str,

@@ -18,6 +18,35 @@ use crate::{
 const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
 
 /// What to do with an event that cannot be handled, after all tries.
+///
+/// ```
+/// # use annals_client::{Event, Filter, NewEvent, client::Retry, testing::TestStore};
+/// # use annals_client::projection::{Documents, HandlerError, OnFailure, Projection, ReadModelTarget, Runner};
+/// # struct Broken;
+/// # impl Projection<Documents> for Broken {
+/// #     fn name(&self) -> &str { "broken" }
+/// #     fn filters(&self) -> Vec<Filter> { Vec::new() }
+/// #     async fn handle(&mut self, _: &Event, _: &mut Documents) -> Result<(), HandlerError> {
+/// #         Err("no amount".into())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("A")]).await?;
+/// # let model = client.read_model("broken");
+/// # model.create(&[]).await?;
+/// # let runner = Runner::new(&client, Broken, ReadModelTarget::new(model));
+/// # let runner = runner.retry(Retry { tries: 1, ..Retry::default() });
+/// let runner = runner.on_failure(OnFailure::Park);
+/// runner.run_until_caught_up().await?;
+/// let parked = client.read_stream("ProjectionParked-broken").collect().await?;
+/// let parked: serde_json::Value = parked[0].json()?;
+/// assert_eq!((&parked["position"], &parked["error"]), (&1.into(), &"no amount".into()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
     /// Stop, with the checkpoint before the event: [`RunError::Handler`].
@@ -30,6 +59,36 @@ pub enum OnFailure {
 }
 
 /// Why a projection has stopped.
+///
+/// ```
+/// # use annals_client::{Event, Filter, NewEvent, client::Retry, testing::TestStore};
+/// # use annals_client::projection::{Documents, HandlerError, Projection, ReadModelTarget, RunError, Runner};
+/// # struct Broken;
+/// # impl Projection<Documents> for Broken {
+/// #     fn name(&self) -> &str { "broken" }
+/// #     fn filters(&self) -> Vec<Filter> { Vec::new() }
+/// #     async fn handle(&mut self, _: &Event, _: &mut Documents) -> Result<(), HandlerError> {
+/// #         Err("no amount".into())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("A")]).await?;
+/// # let model = client.read_model("broken");
+/// # model.create(&[]).await?;
+/// # let runner = Runner::new(&client, Broken, ReadModelTarget::new(model));
+/// # let runner = runner.retry(Retry { tries: 1, ..Retry::default() });
+/// match runner.run_until_caught_up().await {
+///     Err(RunError::Handler { position, source, .. }) => {
+///         assert_eq!((position, source.to_string().as_str()), (1, "no amount"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// An event cannot be handled. The checkpoint is before it.
@@ -51,6 +110,40 @@ pub enum RunError {
 }
 
 /// How far a projection is.
+///
+/// ```
+/// # use annals_client::{Event, Filter, NewEvent, testing::TestStore};
+/// # use annals_client::projection::{Documents, HandlerError, Projection, ReadModelTarget, Runner};
+/// # #[derive(Default, serde::Serialize, serde::Deserialize)]
+/// # struct Count { events: u64 }
+/// # struct Counts;
+/// # impl Projection<Documents> for Counts {
+/// #     fn name(&self) -> &str { "counts" }
+/// #     fn filters(&self) -> Vec<Filter> { vec![Filter::new().category("Payment")] }
+/// #     async fn handle(&mut self, event: &Event, counts: &mut Documents) -> Result<(), HandlerError> {
+/// #         let mut count: Count = counts.get(&event.stream).await?.unwrap_or_default();
+/// #         count.events += 1;
+/// #         counts.put(&event.stream, &count)?;
+/// #         Ok(())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("A"), NewEvent::new("B")]).await?;
+/// # let model = client.read_model("counts");
+/// # model.create(&[]).await?;
+/// # let runner = Runner::new(&client, Counts, ReadModelTarget::new(model));
+/// let mut progress = runner.progress();
+/// let running = tokio::spawn(runner.run(std::future::pending()));
+/// let now = progress.wait_for(|progress| progress.live).await?.clone();
+/// assert_eq!((now.checkpoint, now.handled, now.pending), (2, 2, 0));
+/// assert_eq!((now.passed_over, now.last_error), (0, None));
+/// # running.abort();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     /// Everything up to this position is in the read model.
@@ -68,6 +161,39 @@ pub struct Progress {
 }
 
 /// A projection with its target.
+///
+/// ```
+/// # use annals_client::{Event, Filter, NewEvent, client::Retry, testing::TestStore};
+/// # use annals_client::projection::{Documents, HandlerError, OnFailure, Projection, ReadModelTarget, Runner};
+/// # #[derive(Default, serde::Serialize, serde::Deserialize)]
+/// # struct Count { events: u64 }
+/// # struct Counts;
+/// # impl Projection<Documents> for Counts {
+/// #     fn name(&self) -> &str { "counts" }
+/// #     fn filters(&self) -> Vec<Filter> { vec![Filter::new().category("Payment")] }
+/// #     async fn handle(&mut self, event: &Event, counts: &mut Documents) -> Result<(), HandlerError> {
+/// #         let mut count: Count = counts.get(&event.stream).await?.unwrap_or_default();
+/// #         count.events += 1;
+/// #         counts.put(&event.stream, &count)?;
+/// #         Ok(())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("A"), NewEvent::new("B")]).await?;
+/// # let model = client.read_model("counts");
+/// # model.create(&[]).await?;
+/// let runner = Runner::new(&client, Counts, ReadModelTarget::new(model.clone()))
+///     .batch_size(100)
+///     .retry(Retry { tries: 3, ..Retry::default() })
+///     .on_failure(OnFailure::Skip);
+/// runner.run_until_caught_up().await?;
+/// assert_eq!(model.get::<Count>("Payment-1").await?.unwrap().value.events, 2);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Runner<P, T> {
     client: Client,
     projection: P,
@@ -137,6 +263,40 @@ where
     }
 
     /// Runs until `stop` is ready. What was handled and not committed is handled again by the next run.
+    ///
+    /// ```
+    /// # use annals_client::{Event, Filter, NewEvent, testing::TestStore};
+    /// # use annals_client::projection::{Documents, HandlerError, Projection, ReadModelTarget, Runner};
+    /// # #[derive(Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Count { events: u64 }
+    /// # struct Counts;
+    /// # impl Projection<Documents> for Counts {
+    /// #     fn name(&self) -> &str { "counts" }
+    /// #     fn filters(&self) -> Vec<Filter> { vec![Filter::new().category("Payment")] }
+    /// #     async fn handle(&mut self, event: &Event, counts: &mut Documents) -> Result<(), HandlerError> {
+    /// #         let mut count: Count = counts.get(&event.stream).await?.unwrap_or_default();
+    /// #         count.events += 1;
+    /// #         counts.put(&event.stream, &count)?;
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let model = client.read_model("counts");
+    /// # model.create(&[]).await?;
+    /// # let runner = Runner::new(&client, Counts, ReadModelTarget::new(model.clone()));
+    /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    /// let running = tokio::spawn(runner.run(async { drop(stopped.await) }));
+    /// let written = client.append("Payment-1", 0, [NewEvent::new("A")]).await?;
+    /// let model = model.min_position(written.position); // It waits for the runner.
+    /// assert_eq!(model.get::<Count>("Payment-1").await?.unwrap().value.events, 1);
+    /// stop.send(()).unwrap();
+    /// running.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn run(mut self, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
         tokio::select! {
             ran = self.go(Until::Stopped) => ran,

@@ -55,6 +55,45 @@ pub struct Scenario<A> {
 }
 
 /// What a command has come to: [`Scenario::when`].
+///
+/// ```
+/// # use annals_client::{aggregate::Decide, testing::Scenario};
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # use AccountEvent::{Deposited, Withdrawn};
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl annals_client::aggregate::Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[derive(Debug, PartialEq, thiserror::Error)]
+/// # #[error("only {left} is left")]
+/// # struct Overdrawn { left: u64 }
+/// # struct Withdraw { amount: u64 }
+/// # impl Decide<Account> for Withdraw {
+/// #     type Error = Overdrawn;
+/// #     fn aggregate_id(&self) -> String { "1".into() }
+/// #     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+/// #         match account.balance {
+/// #             left if left < self.amount => Err(Overdrawn { left }),
+/// #             _ => Ok(vec![Withdrawn { amount: self.amount }]),
+/// #         }
+/// #     }
+/// # }
+/// let decided = Scenario::<Account>::given([Deposited { amount: 10 }]).when(&Withdraw { amount: 6 });
+/// decided.then([Withdrawn { amount: 6 }]);
+///
+/// let decided = Scenario::<Account>::given([]).when(&Withdraw { amount: 6 });
+/// decided.then_refused(&Overdrawn { left: 0 });
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is tested before `then`"]
 pub struct Decided<A: Aggregate, E> {
@@ -63,6 +102,44 @@ pub struct Decided<A: Aggregate, E> {
 }
 
 /// An aggregate after a command that was accepted: [`Decided::then`].
+///
+/// ```
+/// # use annals_client::{aggregate::Decide, testing::Scenario};
+/// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+/// # #[serde(tag = "type", content = "data")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # use AccountEvent::{Deposited, Withdrawn};
+/// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl annals_client::aggregate::Aggregate for Account {
+/// #     const CATEGORY: &'static str = "Account";
+/// #     type Event = AccountEvent;
+/// #     fn apply(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[derive(Debug, PartialEq, thiserror::Error)]
+/// # #[error("only {left} is left")]
+/// # struct Overdrawn { left: u64 }
+/// # struct Withdraw { amount: u64 }
+/// # impl Decide<Account> for Withdraw {
+/// #     type Error = Overdrawn;
+/// #     fn aggregate_id(&self) -> String { "1".into() }
+/// #     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+/// #         match account.balance {
+/// #             left if left < self.amount => Err(Overdrawn { left }),
+/// #             _ => Ok(vec![Withdrawn { amount: self.amount }]),
+/// #         }
+/// #     }
+/// # }
+/// let outcome = Scenario::<Account>::given([Deposited { amount: 10 }])
+///     .when(&Withdraw { amount: 6 })
+///     .then([Withdrawn { amount: 6 }]);
+/// outcome.when(&Withdraw { amount: 5 }).then_refused(&Overdrawn { left: 4 });
+/// ```
 #[derive(Debug)]
 pub struct Outcome<A> {
     aggregate: A,
@@ -70,6 +147,42 @@ pub struct Outcome<A> {
 
 impl<A: Aggregate> Scenario<A> {
     /// Nothing has happened.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::Decide, testing::Scenario};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # use AccountEvent::Withdrawn;
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("only {left} is left")]
+    /// # struct Overdrawn { left: u64 }
+    /// # struct Withdraw { amount: u64 }
+    /// # impl Decide<Account> for Withdraw {
+    /// #     type Error = Overdrawn;
+    /// #     fn aggregate_id(&self) -> String { "1".into() }
+    /// #     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+    /// #         match account.balance {
+    /// #             left if left < self.amount => Err(Overdrawn { left }),
+    /// #             _ => Ok(vec![Withdrawn { amount: self.amount }]),
+    /// #         }
+    /// #     }
+    /// # }
+    /// let account = Scenario::<Account>::new();
+    /// account.when(&Withdraw { amount: 1 }).then_refused(&Overdrawn { left: 0 });
+    /// ```
     pub fn new() -> Self {
         Self { aggregate: A::default() }
     }
@@ -97,6 +210,42 @@ where
 {
     /// These events follow, and no others. The aggregate goes on.
     ///
+    /// ```should_panic
+    /// # use annals_client::{aggregate::Decide, testing::Scenario};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # use AccountEvent::{Deposited, Withdrawn};
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("only {left} is left")]
+    /// # struct Overdrawn { left: u64 }
+    /// # struct Withdraw { amount: u64 }
+    /// # impl Decide<Account> for Withdraw {
+    /// #     type Error = Overdrawn;
+    /// #     fn aggregate_id(&self) -> String { "1".into() }
+    /// #     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+    /// #         match account.balance {
+    /// #             left if left < self.amount => Err(Overdrawn { left }),
+    /// #             _ => Ok(vec![Withdrawn { amount: self.amount }]),
+    /// #         }
+    /// #     }
+    /// # }
+    /// let account = Scenario::<Account>::given([Deposited { amount: 10 }]);
+    /// account.when(&Withdraw { amount: 6 }).then([Withdrawn { amount: 7 }]); // It was 6.
+    /// ```
+    ///
     /// # Panics
     /// If it is otherwise.
     #[track_caller]
@@ -110,6 +259,42 @@ where
     }
 
     /// It is refused, for this reason.
+    ///
+    /// ```should_panic
+    /// # use annals_client::{aggregate::Decide, testing::Scenario};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # use AccountEvent::{Deposited, Withdrawn};
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("only {left} is left")]
+    /// # struct Overdrawn { left: u64 }
+    /// # struct Withdraw { amount: u64 }
+    /// # impl Decide<Account> for Withdraw {
+    /// #     type Error = Overdrawn;
+    /// #     fn aggregate_id(&self) -> String { "1".into() }
+    /// #     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+    /// #         match account.balance {
+    /// #             left if left < self.amount => Err(Overdrawn { left }),
+    /// #             _ => Ok(vec![Withdrawn { amount: self.amount }]),
+    /// #         }
+    /// #     }
+    /// # }
+    /// let account = Scenario::<Account>::given([Deposited { amount: 10 }]);
+    /// account.when(&Withdraw { amount: 6 }).then_refused(&Overdrawn { left: 10 }); // It is accepted.
+    /// ```
     ///
     /// # Panics
     /// If it is otherwise.
@@ -127,6 +312,44 @@ where
 
 impl<A: Aggregate> Outcome<A> {
     /// The state is as the function wants it.
+    ///
+    /// ```
+    /// # use annals_client::{aggregate::Decide, testing::Scenario};
+    /// # #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    /// # #[serde(tag = "type", content = "data")]
+    /// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+    /// # use AccountEvent::{Deposited, Withdrawn};
+    /// # #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Account { balance: u64 }
+    /// # impl annals_client::aggregate::Aggregate for Account {
+    /// #     const CATEGORY: &'static str = "Account";
+    /// #     type Event = AccountEvent;
+    /// #     fn apply(&mut self, event: &AccountEvent) {
+    /// #         match event {
+    /// #             AccountEvent::Deposited { amount } => self.balance += amount,
+    /// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+    /// #         }
+    /// #     }
+    /// # }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("only {left} is left")]
+    /// # struct Overdrawn { left: u64 }
+    /// # struct Withdraw { amount: u64 }
+    /// # impl Decide<Account> for Withdraw {
+    /// #     type Error = Overdrawn;
+    /// #     fn aggregate_id(&self) -> String { "1".into() }
+    /// #     fn decide(&self, account: &Account) -> Result<Vec<AccountEvent>, Overdrawn> {
+    /// #         match account.balance {
+    /// #             left if left < self.amount => Err(Overdrawn { left }),
+    /// #             _ => Ok(vec![Withdrawn { amount: self.amount }]),
+    /// #         }
+    /// #     }
+    /// # }
+    /// Scenario::<Account>::given([Deposited { amount: 10 }])
+    ///     .when(&Withdraw { amount: 6 })
+    ///     .then([Withdrawn { amount: 6 }])
+    ///     .then_state(|account| assert_eq!(account.balance, 4));
+    /// ```
     #[track_caller]
     pub fn then_state(self, look: impl FnOnce(&A)) {
         look(&self.aggregate);

@@ -41,6 +41,20 @@ impl TestStore {
 
     /// A server with these settings; its address is a free port of loopback, whatever they say.
     ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut config = annals::config::Config::default();
+    /// config.limits.event_size_bytes_max = 1024;
+    /// let store = TestStore::start_with(config).await;
+    /// let too_large = NewEvent::json("Noted", &"x".repeat(2000))?;
+    /// let error = store.client().append("Note-1", 0, [too_large]).await.unwrap_err();
+    /// assert_eq!(error.reason(), "INVALID_REQUEST");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// Where the machine gives no port, as a test should.
     pub async fn start_with(config: Config) -> Self {
@@ -68,11 +82,37 @@ impl TestStore {
     }
 
     /// Where it listens.
+    ///
+    /// ```
+    /// # use annals_client::{Client, NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = TestStore::start().await;
+    /// let client = Client::connect(format!("http://{}", store.address())).await?;
+    /// assert_eq!(client.append("Payment-1", 0, [NewEvent::new("Started")]).await?.version, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Stops it, and returns when it has.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, client::ClientOptions, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = TestStore::start().await;
+    /// # let once = annals_client::client::Retry { tries: 1, ..Default::default() };
+    /// # let url = format!("http://{}", store.address());
+    /// # let client = ClientOptions::new(url).retry(once).connect().await?;
+    /// store.stop().await;
+    /// let error = client.append("Payment-1", 0, [NewEvent::new("Started")]).await.unwrap_err();
+    /// assert!(error.is_transient());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// If the server failed.
