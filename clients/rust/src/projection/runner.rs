@@ -258,6 +258,37 @@ where
     }
 
     /// How far it is, whenever that changes.
+    ///
+    /// ```
+    /// # use annals_client::{Event, Filter, NewEvent, testing::TestStore};
+    /// # use annals_client::projection::{Documents, HandlerError, Projection, ReadModelTarget, Runner};
+    /// # #[derive(Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Count { events: u64 }
+    /// # struct Counts;
+    /// # impl Projection<Documents> for Counts {
+    /// #     fn name(&self) -> &str { "counts" }
+    /// #     fn filters(&self) -> Vec<Filter> { vec![Filter::new().category("Payment")] }
+    /// #     async fn handle(&mut self, event: &Event, counts: &mut Documents) -> Result<(), HandlerError> {
+    /// #         let mut count: Count = counts.get(&event.stream).await?.unwrap_or_default();
+    /// #         count.events += 1;
+    /// #         counts.put(&event.stream, &count)?;
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("A"), NewEvent::new("B")]).await?;
+    /// # let model = client.read_model("counts");
+    /// # model.create(&[]).await?;
+    /// # let runner = Runner::new(&client, Counts, ReadModelTarget::new(model));
+    /// let progress = runner.progress(); // Before `run`, which takes the runner.
+    /// runner.run_until_caught_up().await?;
+    /// assert_eq!(progress.borrow().checkpoint, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
