@@ -48,18 +48,62 @@ use crate::{
 const IN_FLIGHT_MAX: usize = 1024;
 
 /// Pipelined appends: [`Client::append_stream`]. Dropped, it sends no more; what was sent is still answered.
+///
+/// ```
+/// # use annals_client::{ExpectedVersion, NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// let pipeline = client.append_stream().await?;
+/// let requested = [NewEvent::new("PaymentRequested")];
+/// let first = pipeline.append("Payment-1", ExpectedVersion::NoStream, requested).await?;
+/// let processed = [NewEvent::new("PaymentProcessed")];
+/// let second = pipeline.append("Payment-1", ExpectedVersion::Exact(1), processed).await?;
+/// assert_eq!((first.await?.version, second.await?.version), (1, 2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct AppendStream {
     pipeline: Arc<Pipeline>,
 }
 
 /// An append on its way: a future of its answer. Dropped, the append is made all the same.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// let pipeline = client.append_stream().await?;
+/// let refused = pipeline.append("Payment-1", 7, [NewEvent::new("PaymentFailed")]).await?;
+/// let accepted = pipeline.append("Payment-2", 0, [NewEvent::new("PaymentRequested")]).await?;
+/// assert!(refused.await.unwrap_err().is_conflict());
+/// assert_eq!(accepted.await?.version, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "it tells whether the append was made"]
 pub struct Pending(oneshot::Receiver<Result<Appended>>);
 
 impl Client {
     /// Begins to append over one call, without waiting for each answer.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let pipeline = client.append_stream().await?;
+    /// let pending = pipeline.append("Sensor-1", 0, [NewEvent::new("Measured")]).await?;
+    /// assert_eq!(pending.await?.position, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn append_stream(&self) -> Result<AppendStream> {
         let (pipeline, answers) = self
             .call((), |client, _| async move {
@@ -92,6 +136,27 @@ impl AppendStream {
     }
 
     /// The same, if these conditions hold, at most 16.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::{Filter, append::Condition};
+    ///
+    /// let pipeline = client.append_stream().await?;
+    /// let paid = Condition { filters: vec![Filter::new().tag("order-1")], after: 0 };
+    /// let mut pending = Vec::new();
+    /// for payment in ["Payment-1", "Payment-2"] {
+    ///     let event = NewEvent::new("PaymentProcessed").tag("order-1");
+    ///     pending.push(pipeline.append_if(payment, 0, [event], vec![paid.clone()]).await?);
+    /// }
+    /// let second = pending.pop().unwrap().await;
+    /// assert_eq!(second.unwrap_err().reason(), "CONDITION_BROKEN");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn append_if(
         &self,
         stream: impl Into<String>,

@@ -7,36 +7,127 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 /// What this crate's calls give.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// use annals_client::{Client, Result};
+///
+/// async fn versions(client: &Client, stream: &str) -> Result<u64> {
+///     Ok(client.stream_info(stream).await?.version)
+/// }
+///
+/// assert_eq!(versions(&client, "Payment-1").await?, 1);
+/// # Ok(())
+/// # }
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// use annals_client::Error;
+///
+/// match client.append("Payment-1", 7, [NewEvent::new("PaymentFailed")]).await {
+///     Ok(appended) => println!("appended as {}", appended.version),
+///     Err(Error::WrongExpectedVersion { expected, actual, .. }) => {
+///         assert_eq!((expected, actual), (7, 0));
+///     }
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Somebody else was first: read, decide again, append again. Nothing was written.
     #[error("stream {stream} has version {actual}, expected {expected}")]
-    WrongExpectedVersion { stream: String, expected: u64, actual: u64 },
+    WrongExpectedVersion {
+        /// The stream.
+        stream: String,
+        /// The version that the caller expected.
+        expected: u64,
+        /// The version that the stream has.
+        actual: u64,
+    },
     /// Events exist that an append condition says must not: at these positions, the first ones. Nothing was written.
     #[error("condition {condition} is broken by the events at {positions:?}")]
-    ConditionBroken { condition: usize, positions: Vec<u64> },
+    ConditionBroken {
+        /// Which condition, in the order of the call; from 0.
+        condition: usize,
+        /// Where the events are: at most 5.
+        positions: Vec<u64>,
+    },
     /// A projection is not where its caller believes it to be. Nothing was written.
     #[error("read model {model} has checkpoint {actual}, expected {expected}")]
-    WrongCheckpoint { model: String, expected: u64, actual: u64 },
+    WrongCheckpoint {
+        /// The read model.
+        model: String,
+        /// The checkpoint that the caller expected.
+        expected: u64,
+        /// The checkpoint that the read model has.
+        actual: u64,
+    },
     /// The server refused the call, or failed.
     #[error(transparent)]
     Server(#[from] ServerError),
     /// The connection cannot be made: the address, the certificates.
     #[error("cannot connect to {url}: {reason}")]
-    Connect { url: String, reason: String },
+    Connect {
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A value cannot become an event's data, or a document.
     #[error("cannot encode {what}: {reason}")]
-    Encode { what: String, reason: String },
+    Encode {
+        /// The event or document.
+        what: String,
+        /// Why it cannot be encoded.
+        reason: String,
+    },
     /// An event's data, or a document, is not what was expected.
     #[error("cannot decode {what}: {reason}")]
-    Decode { what: String, reason: String },
+    Decode {
+        /// The event, the document, or another answer of the server.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// What the server said: see `error.proto` for the reasons and their facts.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// use annals_client::Error;
+///
+/// let error = client.read_stream("Payment-9").collect().await.unwrap_err();
+/// let Error::Server(error) = error else { return Err(error) };
+/// assert_eq!(error.reason, "UNKNOWN_STREAM");
+/// assert_eq!(error.facts["stream"], "Payment-9");
+///
+/// let error = client.append("", 0, [NewEvent::new("PaymentFailed")]).await.unwrap_err();
+/// let Error::Server(error) = error else { return Err(error) };
+/// assert_eq!(error.violations[0].0, "stream");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ServerError {
     /// The gRPC status.
@@ -71,6 +162,18 @@ impl std::error::Error for ServerError {}
 
 impl Error {
     /// The reason of the server, such as `UNKNOWN_STREAM`; empty for errors of this side and of gRPC itself.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let error = client.group("mails").get().await.unwrap_err();
+    /// assert_eq!(error.reason(), "UNKNOWN_GROUP");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reason(&self) -> &str {
         match self {
             Self::WrongExpectedVersion { .. } => "WRONG_EXPECTED_VERSION",
@@ -82,16 +185,50 @@ impl Error {
     }
 
     /// Whether what was asked for does not exist: a stream, an event, a document, a model, a group.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let error = client.stream_info("Payment-9").await.unwrap_err();
+    /// assert!(error.is_not_found());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Server(error) if error.code == Code::NotFound)
     }
 
     /// Whether somebody else was first, so that to read and to decide again helps.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// let late = client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await;
+    /// assert!(late.unwrap_err().is_conflict());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::WrongExpectedVersion { .. } | Self::ConditionBroken { .. })
     }
 
     /// Whether the same call can succeed later without a change: the server is away, restarts or is overloaded.
+    ///
+    /// ```
+    /// use annals_client::Error;
+    ///
+    /// let away = Error::from(tonic::Status::unavailable("the server restarts"));
+    /// assert!(away.is_transient());
+    /// let refused = Error::from(tonic::Status::invalid_argument("a stream has no name"));
+    /// assert!(!refused.is_transient());
+    /// ```
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Server(error) => {
@@ -104,6 +241,13 @@ impl Error {
     }
 
     /// Whether the call may have been carried out all the same. An append is repeated with the same event ids.
+    ///
+    /// ```
+    /// use annals_client::Error;
+    ///
+    /// let late = Error::from(tonic::Status::deadline_exceeded("no answer"));
+    /// assert!(late.is_outcome_unknown());
+    /// ```
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Server(error) if matches!(
             error.code,

@@ -28,6 +28,27 @@ use uuid::Uuid;
 use crate::{Appended, Error, Result, proto};
 
 /// What an event says.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// use annals_client::Data;
+///
+/// let receipt = NewEvent {
+///     data: Data::Binary(vec![0x25, 0x50, 0x44, 0x46].into()),
+///     content_type: Some("application/pdf".to_owned()),
+///     ..NewEvent::new("ReceiptSent")
+/// };
+/// client.append("Payment-1", 0, [receipt]).await?;
+/// let event = client.event_at(1).await?.unwrap();
+/// assert_eq!(event.content_type, "application/pdf");
+/// assert!(matches!(event.data, Data::Binary(bytes) if bytes.starts_with(b"%PDF")));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Data {
     /// Nothing but its type.
@@ -50,6 +71,19 @@ impl Data {
 }
 
 /// An event to append. Its id is made here, so that a repeat of the append is known as one.
+///
+/// ```
+/// use annals_client::NewEvent;
+///
+/// let event = NewEvent::new("PaymentProcessed")
+///     .correlation_id("order-7")
+///     .causation_id("command-3")
+///     .metadata("userId", "ann")
+///     .tag("eur")
+///     .occurred_at("2024-03-01T10:00:00Z".parse().unwrap());
+/// assert_eq!(event.metadata["userId"], "ann");
+/// assert_ne!(event.id, NewEvent::new("PaymentProcessed").id);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
     /// Unique in the whole store.
@@ -89,6 +123,16 @@ impl NewEvent {
     }
 
     /// An event whose data is `data` as JSON.
+    ///
+    /// ```
+    /// # fn main() -> annals_client::Result<()> {
+    /// use annals_client::{Data, NewEvent};
+    ///
+    /// let event = NewEvent::json("Measured", &[20.5, 21.0])?;
+    /// assert_eq!(event.data, Data::Text("[20.5,21.0]".to_owned()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn json(event_type: impl Into<String>, data: &impl Serialize) -> Result<Self> {
         let event_type = event_type.into();
         let text = serde_json::to_string(data).map_err(|error| Error::Encode {
@@ -99,6 +143,25 @@ impl NewEvent {
     }
 
     /// One of a set of events: an enum with `#[serde(tag = "type", content = "data")]`.
+    ///
+    /// ```
+    /// # fn main() -> annals_client::Result<()> {
+    /// use annals_client::{Data, NewEvent};
+    /// use serde::Serialize;
+    ///
+    /// #[derive(Serialize)]
+    /// #[serde(tag = "type", content = "data")]
+    /// enum UserEvent {
+    ///     UserRegistered { name: String },
+    ///     UserLeft,
+    /// }
+    ///
+    /// let event = NewEvent::of(&UserEvent::UserRegistered { name: "ann".into() })?;
+    /// assert_eq!(event.data, Data::Text(r#"{"name":"ann"}"#.to_owned()));
+    /// assert_eq!(NewEvent::of(&UserEvent::UserLeft)?.data, Data::None);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn of(event: &impl Serialize) -> Result<Self> {
         let fault = |reason: String| Error::Encode { what: "an event".to_owned(), reason };
         let text = serde_json::to_string(event).map_err(|error| fault(error.to_string()))?;
@@ -184,6 +247,24 @@ struct Tagged<'a> {
 }
 
 /// An event of the log: immutable, with its place in its stream and in the log.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// let processed = NewEvent::json("PaymentProcessed", &1250)?.tag("eur");
+/// client.append("Payment-1", 0, [NewEvent::new("PaymentRequested"), processed]).await?;
+///
+/// let event = client.read_stream("Payment-1").backwards().limit(1).collect().await?.remove(0);
+/// assert_eq!((event.position, event.version), (2, 2));
+/// assert_eq!((event.category(), event.event_type.as_str()), ("Payment", "PaymentProcessed"));
+/// assert_eq!(event.json::<u64>()?, 1250);
+/// assert_eq!(event.tags, ["eur"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Unique in the whole store.
@@ -216,17 +297,65 @@ pub struct Event {
 
 impl Event {
     /// The stream's category: its name before the first `-`.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-eu-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// let event = client.event_at(1).await?.unwrap();
+    /// assert_eq!((event.stream.as_str(), event.category()), ("Payment-eu-1", "Payment"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn category(&self) -> &str {
         self.stream.split('-').next().unwrap_or_default()
     }
 
     /// The data, which is JSON, as a value of its own.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Sensor-1", 0, [NewEvent::json("Measured", &20.5)?]).await?;
+    /// let event = client.event_at(1).await?.unwrap();
+    /// assert_eq!(event.json::<f64>()?, 20.5);
+    /// assert!(event.json::<String>().is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(self.text()?).map_err(|error| self.undecodable(&error))
     }
 
     /// The event as one of a set of events: an enum with `#[serde(tag = "type", content = "data")]`. A type that
     /// the enum does not have is [`Error::Decode`].
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # use serde::Deserialize;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Sensor-1", 0, [NewEvent::json("Measured", &20.5)?]).await?;
+    /// #[derive(Deserialize)]
+    /// #[serde(tag = "type", content = "data")]
+    /// enum SensorEvent {
+    ///     Measured(f64),
+    /// }
+    ///
+    /// let event = client.event_at(1).await?.unwrap();
+    /// let SensorEvent::Measured(degrees) = event.decode()?;
+    /// assert_eq!(degrees, 20.5);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn decode<E: DeserializeOwned>(&self) -> Result<E> {
         let data: Option<&RawValue> = match &self.data {
             Data::None => None,

@@ -9,9 +9,26 @@ use crate::{event::timestamp, proto};
 /// Which events. One that names nothing is refused by the server: no filter at all means every event.
 ///
 /// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
 /// use annals_client::Filter;
 ///
-/// let failed = Filter::new().category("Payment").types(["PaymentFailed"]);
+/// let events = [
+///     NewEvent::new("PaymentRequested"),
+///     NewEvent::json("PaymentFailed", &"no money")?.tag("eur").metadata("userId", "ann"),
+///     NewEvent::new("PaymentFailed"),
+/// ];
+/// client.append("Payment-1", 0, events).await?;
+///
+/// let failed = Filter::new().category("Payment").types(["PaymentFailed", "PaymentRefused"]);
+/// assert_eq!(client.count([failed.clone()]).await?.answer.count, 2);
+/// let of_ann = failed.tag("eur").metadata("userId", "ann").text("MONEY");
+/// assert_eq!(client.read_all().filter(of_ann).collect().await?[0].position, 2);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Filter(pub(crate) proto::Filter);
@@ -79,6 +96,23 @@ impl Filter {
     }
 
     /// And happened in this time: from its start, before its end.
+    ///
+    /// ```
+    /// # use annals_client::{Filter, NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let at = "2024-03-05T10:00:00Z".parse().unwrap();
+    /// # let events = [NewEvent::new("Measured").occurred_at(at), NewEvent::new("Measured")];
+    /// # client.append("Sensor-1", 0, events).await?;
+    /// let from = "2024-03-01T00:00:00Z".parse().unwrap();
+    /// let to = "2024-04-01T00:00:00Z".parse().unwrap();
+    /// let march = Filter::new().occurred(from..to);
+    /// assert_eq!(client.count([march]).await?.answer.count, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn occurred(mut self, time: Range<DateTime<Utc>>) -> Self {
         self.0.occurred = Some(time_range(time));
@@ -101,6 +135,28 @@ impl Filter {
 }
 
 /// For what has no method here, such as JSON paths.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let amounts = [250, 1250].map(|amount| serde_json::json!({ "amount": amount }));
+/// # let events = amounts.map(|amount| NewEvent::json("PaymentProcessed", &amount).unwrap());
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::{Filter, proto};
+///
+/// let large = proto::JsonMatch {
+///     path: "$.amount".to_owned(),
+///     operator: proto::JsonOperator::GreaterOrEqual.into(),
+///     value: Some(1000.0.into()),
+/// };
+/// let filter = Filter::from(proto::Filter { json: vec![large], ..Default::default() });
+/// assert_eq!(client.count([filter.category("Payment")]).await?.answer.count, 1);
+/// # Ok(())
+/// # }
+/// ```
 impl From<proto::Filter> for Filter {
     fn from(filter: proto::Filter) -> Self {
         Self(filter)

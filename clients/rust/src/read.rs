@@ -12,6 +12,27 @@ use tonic::{Request, Status, Streaming};
 use crate::{Client, Error, Event, Filter, Result, proto};
 
 /// A read that is being described: [`Client::read_stream`] and [`Client::read_all`] begin one.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// let newest = client.read_stream("Payment-1").backwards().limit(1).collect().await?;
+/// assert_eq!(newest[0].version, 3);
+///
+/// let mut events = client.read_all().after(1).min_position(3).events().await?;
+/// let mut read = Vec::new();
+/// while let Some(event) = events.next().await? {
+///     read.push(event.position);
+/// }
+/// assert_eq!(read, [2, 3]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is read before `events` or `collect`"]
 pub struct Read {
@@ -26,11 +47,42 @@ pub struct Read {
 
 impl Client {
     /// Reads one stream.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// let events = client.read_stream("Payment-1").after(1).collect().await?;
+    /// assert_eq!(events[0].event_type, "PaymentProcessed");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_stream(&self, stream: impl Into<String>) -> Read {
         Read { stream: Some(stream.into()), ..self.read_all() }
     }
 
     /// Reads the whole log, or with [`Read::filter`] a part of it.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// use annals_client::Filter;
+    ///
+    /// let processed = Filter::new().types(["PaymentProcessed"]);
+    /// let events = client.read_all().filter(processed).collect().await?;
+    /// assert_eq!(events[0].position, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_all(&self) -> Read {
         Read {
             client: self.clone(),
@@ -146,6 +198,27 @@ enum Batches {
 }
 
 /// The events of a read, in its order; also a [`Stream`].
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::{Event, Result};
+/// use tokio_stream::StreamExt as _;
+///
+/// let mut events = client.read_stream("Payment-1").events().await?;
+/// let first = events.next().await?.unwrap();
+/// assert_eq!(first.event_type, "PaymentRequested");
+///
+/// let others: Vec<Event> = events.collect::<Result<_>>().await?;
+/// assert_eq!(others.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Events {
     batches: Batches,

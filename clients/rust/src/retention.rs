@@ -29,6 +29,23 @@ use crate::{
 pub use crate::proto::StreamState;
 
 /// Whose retention.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = (0..3).map(|_| NewEvent::new("Measured"));
+/// # client.append("Sensor-1", 0, events).await?;
+/// use annals_client::retention::{Rule, Scope};
+///
+/// client.set_retention(Scope::stream("Sensor-1"), Rule::new().max_count(2)).await?;
+/// client.set_retention(Scope::category("Sensor"), Rule::new().max_count(1)).await?;
+/// assert_eq!(client.read_stream("Sensor-1").collect().await?.len(), 1, "both rules must keep it");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// A stream's.
@@ -50,6 +67,15 @@ impl Scope {
 }
 
 /// What is kept: an event is kept if every limit that is set keeps it.
+///
+/// ```
+/// use annals_client::retention::Rule;
+/// use std::time::Duration;
+///
+/// let rule = Rule::new().max_count(1000).max_age(Duration::from_secs(30 * 24 * 60 * 60));
+/// assert_eq!(rule.max_count, Some(1000));
+/// assert_eq!(Rule::new(), Rule { max_age: None, max_count: None });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rule {
     /// Events that were recorded longer ago are hidden. `None`: age does not matter.
@@ -86,6 +112,24 @@ impl Rule {
 }
 
 /// What is kept of a stream or a category, as of now.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = (0..3).map(|_| NewEvent::new("Measured"));
+/// # client.append("Sensor-1", 0, events).await?;
+/// use annals_client::retention::{Rule, Scope, StreamState};
+///
+/// client.set_retention(Scope::category("Sensor"), Rule::new().max_count(2)).await?;
+/// let sensor = client.retention(Scope::stream("Sensor-1")).await?;
+/// assert_eq!((sensor.rule, sensor.category_rule.unwrap().max_count), (Rule::new(), Some(2)));
+/// assert_eq!((sensor.state, sensor.version, sensor.hidden_version), (StreamState::Live, 3, 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Its rule; without limits where none is set.
@@ -106,6 +150,24 @@ impl Client {
     /// Sets what is kept of a stream, or of each stream of a category. A looser rule brings nothing back.
     ///
     /// The position of the event that says so; `None`: the rule was the same already, and nothing was written.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = (0..3).map(|_| NewEvent::new("Measured"));
+    /// # client.append("Sensor-1", 0, events).await?;
+    /// use annals_client::retention::{Rule, Scope};
+    ///
+    /// let rule = Rule::new().max_count(2);
+    /// assert!(client.set_retention(Scope::stream("Sensor-1"), rule).await?.is_some());
+    /// assert_eq!(client.set_retention(Scope::stream("Sensor-1"), rule).await?, None);
+    /// assert_eq!(client.read_stream("Sensor-1").collect().await?[0].version, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn set_retention(&self, scope: Scope, rule: Rule) -> Result<Option<u64>> {
         let request = proto::SetRetentionRequest {
             max_age: rule.max_age.map(duration),
@@ -124,6 +186,20 @@ impl Client {
     }
 
     /// What is kept of a stream or a category, whether it exists or not.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::retention::{Rule, Scope, StreamState};
+    ///
+    /// let unknown = client.retention(Scope::stream("Sensor-9")).await?;
+    /// assert_eq!((unknown.rule, unknown.state), (Rule::new(), StreamState::Unspecified));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn retention(&self, scope: Scope) -> Result<Retention> {
         let request = proto::GetRetentionRequest {
             min_position: 0,
@@ -150,6 +226,22 @@ impl Client {
     /// Hides the events of a stream with a smaller version: 1 to the stream's version + 1, which hides all of them.
     ///
     /// The position of the event that says so; `None`: it was truncated there, or further on, already.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = (0..3).map(|_| NewEvent::new("Measured"));
+    /// # client.append("Sensor-1", 0, events).await?;
+    /// client.truncate_stream("Sensor-1", 3).await?;
+    /// let left = client.read_stream("Sensor-1").collect().await?;
+    /// assert_eq!((left.len(), left[0].version), (1, 3));
+    /// assert_eq!(client.truncate_stream("Sensor-1", 2).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn truncate_stream(
         &self,
         stream: impl Into<String>,
@@ -168,6 +260,24 @@ impl Client {
     /// versions go on.
     ///
     /// The position of the event that says so; `None`: it was deleted already.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = (0..3).map(|_| NewEvent::new("Measured"));
+    /// # client.append("Sensor-1", 0, events).await?;
+    /// client.delete_stream("Sensor-1", 3).await?;
+    /// let error = client.read_stream("Sensor-1").collect().await.unwrap_err();
+    /// assert_eq!(error.reason(), "STREAM_DELETED");
+    ///
+    /// let again = client.append("Sensor-1", 3, [NewEvent::new("Measured")]).await?;
+    /// assert_eq!(again.version, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn delete_stream(
         &self,
         stream: impl Into<String>,
@@ -189,6 +299,21 @@ impl Client {
     /// an append is [`Error::Server`](crate::Error::Server) with the reason `STREAM_TOMBSTONED`.
     ///
     /// The position of the event that says so; `None`: it was tombstoned already.
+    ///
+    /// ```
+    /// # use annals_client::{ExpectedVersion, NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = (0..3).map(|_| NewEvent::new("Measured"));
+    /// # client.append("Sensor-1", 0, events).await?;
+    /// client.tombstone_stream("Sensor-1", 3).await?;
+    /// let append = client.append("Sensor-1", ExpectedVersion::Any, [NewEvent::new("Measured")]);
+    /// assert_eq!(append.await.unwrap_err().reason(), "STREAM_TOMBSTONED");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn tombstone_stream(
         &self,
         stream: impl Into<String>,

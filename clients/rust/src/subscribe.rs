@@ -15,6 +15,29 @@ use crate::{
 };
 
 /// A subscription that is being described: [`Client::subscribe`] begins one.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::Filter;
+/// use std::time::Duration;
+///
+/// let payments = client
+///     .subscribe()
+///     .after(1)
+///     .filter(Filter::new().category("Payment"))
+///     .name("mailer")
+///     .checkpoint_wait_max(Duration::from_secs(1));
+/// let mut subscription = payments.start().await?;
+/// assert_eq!(subscription.next().await?.position, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is sent before `start`"]
 pub struct Subscribe {
@@ -25,6 +48,21 @@ pub struct Subscribe {
 
 impl Client {
     /// Follows the log from its start, or from where the methods of [`Subscribe`] say.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// let mut subscription = client.subscribe().from_now().start().await?;
+    /// client.append("Payment-2", 0, [NewEvent::new("PaymentFailed")]).await?;
+    /// assert_eq!(subscription.next().await?.event_type, "PaymentFailed");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn subscribe(&self) -> Subscribe {
         Subscribe {
             client: self.clone(),
@@ -104,6 +142,30 @@ impl Subscribe {
 }
 
 /// What a subscription tells.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::subscribe::Message;
+///
+/// let mut subscription = client.subscribe().start().await?;
+/// let mut handled = 0;
+/// let live_from = loop {
+///     match subscription.next_message().await? {
+///         Message::Events { events, .. } => handled += events.len(),
+///         Message::CaughtUp(position) => break position,
+///         Message::Checkpoint(_) | Message::FellBehind { .. } => {}
+///     }
+/// };
+/// assert_eq!((handled, live_from), (3, 3));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Events, in the order of their positions.
@@ -129,6 +191,27 @@ pub enum Message {
 }
 
 /// A subscription that stands. It connects again by itself, and goes on where it was.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// // Kept beside what was done with the events.
+/// let mut handled = 1;
+/// let mut subscription = client.subscribe().after(handled).start().await?;
+/// while handled < subscription.head() {
+///     let event = subscription.next().await?;
+///     println!("{} {}", event.position, event.event_type);
+///     handled = event.position;
+/// }
+/// assert_eq!(handled, 3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Subscription {
     client: Client,
@@ -156,6 +239,25 @@ impl Subscription {
     /// The next message: what [`Subscription::next`] has begun to give out comes first only there.
     ///
     /// Safe to drop and call again (as in `select!`): nothing is lost.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = ["PaymentRequested", "PaymentProcessed", "PaymentNoted"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// use annals_client::subscribe::Message;
+    ///
+    /// let mut subscription = client.subscribe().batch_size(2).start().await?;
+    /// let Message::Events { events, replaying, .. } = subscription.next_message().await? else {
+    ///     panic!("events come first");
+    /// };
+    /// assert_eq!((events.len(), replaying, subscription.position()), (2, true, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn next_message(&mut self) -> Result<Message> {
         loop {
             let Some(messages) = &mut self.messages else {

@@ -35,6 +35,23 @@ const MESSAGE_SIZE_BYTES_MAX: usize = 64 << 20;
 ///
 /// Every call has a deadline, and is repeated with growing pauses while the server is away or overloaded: that is
 /// safe, because events keep their ids, and everything else has the same effect twice.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// let writer = client.clone();
+/// let appended = tokio::spawn(async move {
+///     writer.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await
+/// });
+/// let position = appended.await.unwrap()?.position;
+/// let events = client.read_all().min_position(position).collect().await?;
+/// assert_eq!(events[0].event_type, "PaymentProcessed");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Client {
     connections: Arc<Connections>,
@@ -51,11 +68,43 @@ struct Connections {
 impl Client {
     /// A client of the server at `url`, such as `http://127.0.0.1:2113`, with everything else as
     /// [`ClientOptions`] has it. The server need not be there yet: the first call waits for it.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let url = format!("http://{}", store.address());
+    /// use annals_client::Client;
+    ///
+    /// let client = Client::connect(url).await?;
+    /// assert_eq!(client.count([]).await?.answer.count, 0);
+    ///
+    /// let wrong = Client::connect("127.0.0.1:2113").await;
+    /// assert!(wrong.is_err(), "it has no http://");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn connect(url: impl Into<String>) -> Result<Self> {
         ClientOptions::new(url).connect().await
     }
 
     /// The same connections with another deadline for each call.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use std::time::Duration;
+    ///
+    /// let hasty = client.with_deadline(Duration::from_millis(100));
+    /// let error = hasty.read_all().min_position(1).collect().await.unwrap_err();
+    /// assert!(error.is_outcome_unknown(), "nobody has written it in time");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
@@ -70,28 +119,111 @@ impl Client {
     }
 
     /// The generated client of the calls that write, without deadlines and repeats.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::proto;
+    ///
+    /// let request = proto::AppendRequest {
+    ///     stream: "Payment-1".to_owned(),
+    ///     events: vec![proto::NewEvent { r#type: "PaymentProcessed".into(), ..Default::default() }],
+    ///     validate_only: true,
+    ///     ..Default::default()
+    /// };
+    /// client.commands().append(request).await?;
+    /// assert_eq!(client.count([]).await?.answer.count, 0, "it was only looked at");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn commands(&self) -> CommandServiceClient<Channel> {
         CommandServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
     /// The generated client of the calls that read, without deadlines and repeats.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::proto;
+    ///
+    /// let appended = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// let request =
+    ///     proto::GetStreamRequest { stream: "Payment-1".into(), min_position: appended.position };
+    /// let answer = client.queries().get_stream(request).await?.into_inner();
+    /// assert_eq!(answer.stream.unwrap().version, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn queries(&self) -> QueryServiceClient<Channel> {
         QueryServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
     /// The generated client of subscriptions and groups, without deadlines and repeats.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::proto;
+    ///
+    /// let _subscription = client.subscribe().name("mailer").start().await?;
+    /// let request = proto::ListSubscriptionsRequest::default();
+    /// let answer = client.subscriptions().list_subscriptions(request).await?.into_inner();
+    /// assert_eq!(answer.subscriptions[0].name, "mailer");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn subscriptions(&self) -> SubscriptionServiceClient<Channel> {
         SubscriptionServiceClient::new(self.channel())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
     /// The generated client of read models, without deadlines and repeats.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::proto;
+    ///
+    /// client.read_model("payments").create(&[]).await?;
+    /// let request = proto::ListModelsRequest { page_size: 1, ..Default::default() };
+    /// let answer = client.read_models().list_models(request).await?.into_inner();
+    /// assert_eq!(answer.models[0].model, "payments");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_models(&self) -> ReadModelServiceClient<Channel> {
         ReadModelServiceClient::new(self.channel())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
     /// The generated client of the operator's calls, without deadlines and repeats.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::proto;
+    ///
+    /// let info = client.admin().get_info(proto::GetInfoRequest {}).await?.into_inner();
+    /// assert_eq!((info.head, info.stream_count), (0, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }

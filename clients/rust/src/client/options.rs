@@ -12,15 +12,23 @@ const WINDOW_BYTES: u32 = 8 << 20;
 
 /// How to connect, with what is usual.
 ///
-/// ```no_run
-/// # use std::time::Duration;
-/// # use annals_client::ClientOptions;
-/// # async fn run() -> annals_client::Result<()> {
-/// let client = ClientOptions::new("http://127.0.0.1:2113")
+/// ```
+/// # use annals_client::testing::TestStore;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let url = format!("http://{}", store.address());
+/// use annals_client::ClientOptions;
+/// use std::time::Duration;
+///
+/// let client = ClientOptions::new(url)
 ///     .connections(2)
 ///     .deadline(Duration::from_secs(5))
+///     .connect_timeout(Duration::from_secs(1))
+///     .keep_alive(Duration::from_secs(10), Duration::from_secs(5))
 ///     .connect()
 ///     .await?;
+/// assert_eq!(client.count([]).await?.answer.count, 0);
 /// # Ok(())
 /// # }
 /// ```
@@ -93,6 +101,18 @@ impl ClientOptions {
     }
 
     /// Certificates of the server's issuer and of this client, and the name that the server's must have.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use annals_client::ClientOptions;
+    /// use tonic::transport::{Certificate, ClientTlsConfig};
+    ///
+    /// let issuer = Certificate::from_pem(std::fs::read("issuer.pem")?);
+    /// let tls = ClientTlsConfig::new().ca_certificate(issuer).domain_name("annals.example.org");
+    /// let client = ClientOptions::new("https://10.0.0.7:2113").tls(tls).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: tonic::transport::ClientTlsConfig) -> Self {
@@ -103,6 +123,18 @@ impl ClientOptions {
     /// The client. Its connections are made when they are needed, and again when they break.
     ///
     /// [`Error::Connect`] where the URL is wrong.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// use annals_client::{ClientOptions, Error};
+    ///
+    /// let wrong = ClientOptions::new("annals.example.org").connect().await;
+    /// let Err(Error::Connect { url, .. }) = wrong else { panic!("it has no http://") };
+    /// assert_eq!(url, "annals.example.org");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[expect(clippy::unused_async, reason = "a handshake may come before the first call")]
     pub async fn connect(self) -> Result<Client> {
         let fault = |reason: String| Error::Connect { url: self.url.clone(), reason };

@@ -5,6 +5,23 @@ use std::time::Duration;
 use rand::RngExt as _;
 
 /// How often and how soon something is tried again.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+/// # let nobody_listens = format!("http://{}", listener.local_addr().unwrap());
+/// # drop(listener);
+/// use annals_client::{ClientOptions, client::Retry};
+/// use std::time::Duration;
+///
+/// let retry = Retry { tries: 2, pause: Duration::from_millis(10), ..Retry::default() };
+/// let client = ClientOptions::new(nobody_listens).retry(retry).connect().await?;
+/// let error = client.count([]).await.unwrap_err();
+/// assert!(error.is_transient(), "it was tried twice, and may be tried again");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     /// How many tries there are in all, the first among them. 1: none is repeated.
