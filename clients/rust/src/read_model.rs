@@ -43,6 +43,26 @@ use crate::{
 };
 
 /// A read model, or one version of it: [`Client::read_model`].
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore}; use serde_json::{Value, json};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// use annals_client::read_model::{Find, ModelWrites};
+///
+/// let payments = client.read_model("payments");
+/// payments.create(&[&["amount"]]).await?;
+/// let writes = ModelWrites::new().upsert("a", &json!({"amount": 250}))?;
+/// payments.apply(0, event.position, writes).await?;
+///
+/// let payments = payments.min_position(event.position);
+/// let payment = payments.get::<Value>("a").await?.unwrap();
+/// assert_eq!(payment.value["amount"], 250);
+/// assert_eq!(payments.find_all(Find::new()).await?, [payment]);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ReadModel {
     client: Client,
@@ -52,10 +72,49 @@ pub struct ReadModel {
 }
 
 /// What becomes of documents, all or nothing, in order.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore}; use serde_json::{Value, json};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// # let payments = client.read_model("payments"); payments.create(&[&["amount"]]).await?;
+/// use annals_client::read_model::ModelWrites;
+///
+/// let writes = ModelWrites::new()
+///     .upsert("a", &json!({"amount": 300}))?
+///     .merge("a", &json!({"note": "late"}))?
+///     .delete("b");
+/// payments.apply(0, event.position, writes).await?;
+/// let payment = payments.get::<Value>("a").await?.unwrap();
+/// assert_eq!(payment.value, json!({"amount": 300, "note": "late"}));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelWrites(Vec<proto::DocumentWrite>);
 
 /// A document.
+///
+/// ```
+/// # use annals_client::{NewEvent, read_model::ModelWrites, testing::TestStore}; use serde::Deserialize;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// # let payments = client.read_model("payments"); payments.create(&[&["amount"]]).await?;
+/// # let writes = ModelWrites::new().upsert("a", &serde_json::json!({"amount": 250}))?;
+/// # payments.apply(0, event.position, writes).await?;
+/// #[derive(Deserialize)]
+/// struct Payment {
+///     amount: u64,
+/// }
+///
+/// let document = payments.get::<Payment>("a").await?.unwrap();
+/// assert_eq!((document.key.as_str(), document.value.amount), ("a", 250));
+/// assert_eq!(document.position, event.position);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document<T> {
     /// Its key.
@@ -67,6 +126,27 @@ pub struct Document<T> {
 }
 
 /// A page of documents.
+///
+/// ```
+/// # use annals_client::{NewEvent, read_model::ModelWrites, testing::TestStore}; use serde_json::{Value, json};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// # let payments = client.read_model("payments"); payments.create(&[&["amount"]]).await?;
+/// # let writes = ModelWrites::new().upsert("a", &json!({"amount": 250}))?;
+/// # let writes = writes.upsert("b", &json!({"amount": 1250}))?;
+/// # payments.apply(0, event.position, writes).await?;
+/// use annals_client::read_model::Find;
+///
+/// let cheap_first = Find::new().order_by("amount").page_size(1);
+/// let first = payments.find::<Value>(cheap_first.clone()).await?;
+/// assert_eq!((first.documents[0].key.as_str(), first.checkpoint), ("a", event.position));
+/// let token = first.next_page_token.unwrap();
+/// let second = payments.find::<Value>(cheap_first.page_token(token)).await?;
+/// assert_eq!(second.documents[0].key, "b");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found<T> {
     /// In the order that was asked for.
@@ -78,6 +158,19 @@ pub struct Found<T> {
 }
 
 /// How far a projection has come.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// let payments = client.read_model("payments");
+/// payments.create(&[]).await?;
+/// let at = payments.checkpoint().await?;
+/// assert_eq!((at.checkpoint, at.version, at.head), (0, 1, event.position));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointInfo {
     /// Everything up to this position is in the documents.
@@ -89,6 +182,24 @@ pub struct CheckpointInfo {
 }
 
 /// Which documents to find: those that match every comparison, each with an indexed field.
+///
+/// ```
+/// # use annals_client::{NewEvent, read_model::ModelWrites, testing::TestStore}; use serde_json::{Value, json};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// # let payments = client.read_model("payments"); payments.create(&[&["amount"]]).await?;
+/// # let writes = ModelWrites::new().upsert("a", &json!({"amount": 250}))?;
+/// # let writes = writes.upsert("b", &json!({"amount": 1250}))?;
+/// # payments.apply(0, event.position, writes).await?;
+/// use annals_client::read_model::Find;
+///
+/// let large = Find::new().at_least("amount", 300).order_by("amount").descending();
+/// let found = payments.find::<Value>(large).await?;
+/// assert_eq!((found.documents.len(), found.documents[0].key.as_str()), (1, "b"));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Find {
     matches: Vec<proto::FieldMatch>,
@@ -99,6 +210,13 @@ pub struct Find {
 }
 
 /// A value that a field is compared with.
+///
+/// ```
+/// use annals_client::read_model::{Find, Scalar};
+///
+/// assert_eq!(Scalar::from(5), Scalar::from(5.0));
+/// assert_eq!(Find::new().equals("a", 5), Find::new().equals("a", Scalar::from(5)));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scalar(Kind);
 
@@ -273,6 +391,17 @@ impl Client {
     }
 
     /// All read models with their versions, in the order of their names.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await; let client = store.client();
+    /// client.read_model("payments").create(&[]).await?;
+    /// let models = client.list_read_models().await?;
+    /// assert_eq!((models[0].model.as_str(), models[0].current_version), ("payments", 1));
+    /// # Ok(()) }
+    /// ```
     pub async fn list_read_models(&self) -> Result<Vec<proto::Model>> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -442,6 +571,20 @@ impl ReadModel {
     }
 
     /// Makes this version the current one. The one that was it before.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await; let client = store.client();
+    /// let payments = client.read_model("payments");
+    /// payments.create(&[]).await?;
+    /// let next = payments.clone().version(2);
+    /// next.create(&[]).await?;
+    /// assert_eq!(next.make_current().await?, 1);
+    /// assert_eq!(payments.checkpoint().await?.version, 2);
+    /// # Ok(()) }
+    /// ```
     pub async fn make_current(&self) -> Result<u32> {
         let request =
             proto::SwitchModelRequest { model: self.model.clone(), version: self.version };
@@ -455,6 +598,19 @@ impl ReadModel {
     }
 
     /// Removes this version, or the model where none is named.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await; let client = store.client();
+    /// let payments = client.read_model("payments");
+    /// payments.create(&[]).await?;
+    /// payments.clone().version(2).create(&[]).await?;
+    /// assert_eq!(payments.clone().version(2).drop_model().await?, [2]);
+    /// assert_eq!(payments.drop_model().await?, [1]);
+    /// # Ok(()) }
+    /// ```
     pub async fn drop_model(&self) -> Result<Vec<u32>> {
         let request = proto::DropModelRequest { model: self.model.clone(), version: self.version };
         let answer = self
@@ -488,6 +644,33 @@ impl ReadModel {
 }
 
 /// What a watch tells.
+///
+/// ```
+/// # use annals_client::{NewEvent, read_model::ModelWrites, testing::TestStore}; use serde_json::{Value, json};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// # let payments = client.read_model("payments"); payments.create(&[&["amount"]]).await?;
+/// # let writes = ModelWrites::new().upsert("a", &json!({"amount": 250}))?;
+/// # payments.apply(0, event.position, writes).await?;
+/// use annals_client::read_model::{Change, Find};
+///
+/// let mut watch = payments.watch::<Value>(Find::new()).await?;
+/// let mut documents = std::collections::BTreeMap::new();
+/// 'watch: loop {
+///     for change in watch.next().await? {
+///         match change {
+///             Change::Upserted(document) => drop(documents.insert(document.key, document.value)),
+///             Change::Removed(key) => drop(documents.remove(&key)),
+///             Change::Reset => documents.clear(),
+///             Change::CaughtUp(_) => break 'watch,
+///         }
+///     }
+/// }
+/// assert_eq!(documents["a"]["amount"], 250);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change<T> {
     /// A document matches: a new one, or one that has changed.
@@ -501,6 +684,24 @@ pub enum Change<T> {
 }
 
 /// A watch that stands. It connects again by itself; then the result comes again, after a [`Change::Reset`].
+///
+/// ```
+/// # use annals_client::{NewEvent, read_model::ModelWrites, testing::TestStore}; use serde_json::{Value, json};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await; let client = store.client();
+/// # let event = client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+/// # let payments = client.read_model("payments"); payments.create(&[&["amount"]]).await?;
+/// # let writes = ModelWrites::new().upsert("a", &json!({"amount": 250}))?;
+/// # let writes = writes.upsert("b", &json!({"amount": 1250}))?;
+/// # payments.apply(0, event.position, writes).await?;
+/// use annals_client::read_model::{Change, Find};
+///
+/// let mut watch = payments.watch::<Value>(Find::new().at_least("amount", 300)).await?;
+/// let changes = watch.next().await?;
+/// assert!(matches!(&changes[0], Change::Upserted(document) if document.key == "b"));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Watch<T> {
     model: ReadModel,

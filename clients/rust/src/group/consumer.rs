@@ -18,6 +18,30 @@ use crate::{
 const UNSENT_MAX: usize = 64;
 
 /// A consumer that is being described: [`Client::consume`] begins one.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use std::time::Duration;
+///
+/// let mailer = client
+///     .consume("mails")
+///     .name("mailer-1")
+///     .in_flight_max(5)
+///     .heartbeat_interval(Duration::from_secs(5));
+/// let mut consumer = mailer.start().await?;
+/// let delivery = consumer.next().await?;
+/// assert_eq!(delivery.event.event_type, "PaymentRequested");
+/// delivery.ack().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is delivered before `start`"]
 pub struct Consume {
@@ -28,6 +52,23 @@ pub struct Consume {
 
 impl Client {
     /// Takes events of a group. Every event is delivered at least once, to one consumer at a time.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// let mut consumer = client.consume("mails").start().await?;
+    /// let delivery = consumer.next().await?;
+    /// assert_eq!(delivery.event.event_type, "PaymentRequested");
+    /// delivery.ack().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn consume(&self, group: impl Into<String>) -> Consume {
         Consume {
             client: self.clone(),
@@ -68,6 +109,18 @@ impl Consume {
     ///
     /// An unknown group is [`Error::Server`] with the reason `UNKNOWN_GROUP`, one that has as many consumers as it may
     /// with `TOO_MANY_CONSUMERS`.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let error = client.consume("nobody").start().await.unwrap_err();
+    /// assert_eq!(error.reason(), "UNKNOWN_GROUP");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn start(self) -> Result<Consumer> {
         let mut consumer = Consumer {
             backoff: Backoff::new(&self.retry),
@@ -83,6 +136,30 @@ impl Consume {
 }
 
 /// What is to become of an event that is not handled.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::group::NackAction;
+/// use std::time::Duration;
+///
+/// let mut consumer = client.consume("mails").start().await?;
+/// let requested = consumer.next().await?;
+/// requested.nack(NackAction::Skip, "it is no mail").await;
+/// let processed = consumer.next().await?;
+/// processed.nack(NackAction::RetryAfter(Duration::ZERO), "the mail server is away").await;
+///
+/// let again = consumer.next().await?;
+/// assert_eq!((again.event.event_type.as_str(), again.deliveries), ("PaymentProcessed", 2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NackAction {
     /// Deliver it again, after as long as the group's settings say; park it if it had its last try.
@@ -97,6 +174,29 @@ pub enum NackAction {
 
 /// An event to handle, and then to settle, each in any order and from any task. Dropped without that, it is delivered
 /// again when its time has passed.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// let mut consumer = client.consume("mails").start().await?;
+/// let first = consumer.next().await?;
+/// assert_eq!((first.event.event_type.as_str(), first.deliveries), ("PaymentRequested", 1));
+/// let second = consumer.next().await?;
+///
+/// // From another task, and in another order.
+/// tokio::spawn(second.ack()).await.unwrap();
+/// first.ack().await;
+/// consumer.stop().await?;
+/// assert_eq!(client.group("mails").get().await?.group.unwrap().settled_count, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "an event that is not settled is delivered again"]
 pub struct Delivery {
@@ -117,6 +217,25 @@ impl Delivery {
 
     /// Says that the event is not handled, what is to become of it, and why: at most 1024 bytes, for whoever looks at
     /// parked events. The server does not confirm that, either.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// use annals_client::group::NackAction;
+    ///
+    /// let mut consumer = client.consume("mails").start().await?;
+    /// consumer.next().await?.nack(NackAction::Park, "the address is wrong").await;
+    /// consumer.stop().await?;
+    /// assert_eq!(client.group("mails").list_parked().await?[0].reason, "the address is wrong");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn nack(self, action: NackAction, reason: impl Into<String>) {
         let retry_after = match action {
             NackAction::RetryAfter(wait) => Some(duration(wait)),
@@ -149,6 +268,33 @@ impl Delivery {
 }
 
 /// What a consumer is told.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::group::ConsumerMessage;
+///
+/// let mut consumer = client.consume("mails").start().await?;
+/// let mut handled = 0;
+/// while handled < 2 {
+///     match consumer.next_message().await? {
+///         ConsumerMessage::Event(delivery) => {
+///             delivery.ack().await;
+///             handled += 1;
+///         }
+///         ConsumerMessage::NotInFlight(positions) => println!("too late: {positions:?}"),
+///     }
+/// }
+/// assert_eq!(handled, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub enum ConsumerMessage {
     /// An event to handle.
@@ -161,6 +307,27 @@ pub enum ConsumerMessage {
 /// A consumer that stands. It connects again by itself; what it had in flight is then delivered again, to any consumer.
 ///
 /// Dropped, it goes at once, and what it has settled last may be delivered again: [`Consumer::stop`] sends that first.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// let mut consumer = client.consume("mails").name("mailer-1").start().await?;
+/// for _ in 0..2 {
+///     let delivery = consumer.next().await?;
+///     println!("{} {}", delivery.event.position, delivery.event.event_type);
+///     delivery.ack().await;
+/// }
+/// consumer.stop().await?;
+/// assert_eq!(client.group("mails").get().await?.group.unwrap().settled_count, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Consumer {
     client: Client,
@@ -200,6 +367,26 @@ impl Consumer {
     }
 
     /// The next message, as [`Consumer::next`], which passes over all but events.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// use annals_client::group::ConsumerMessage;
+    ///
+    /// let mut consumer = client.consume("mails").start().await?;
+    /// let message = consumer.next_message().await?;
+    /// let ConsumerMessage::Event(delivery) = message else { panic!("{message:?}") };
+    /// assert_eq!(delivery.event.event_type, "PaymentRequested");
+    /// delivery.ack().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn next_message(&mut self) -> Result<ConsumerMessage> {
         loop {
             if let Some(delivery) = self.ready.pop_front() {
@@ -242,17 +429,71 @@ impl Consumer {
     }
 
     /// Says that all events that this consumer has up to this position are handled.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// let mut consumer = client.consume("mails").start().await?;
+    /// let _first = consumer.next().await?;
+    /// let second = consumer.next().await?;
+    /// consumer.ack_up_to(second.event.position).await;
+    /// consumer.stop().await?;
+    /// assert_eq!(client.group("mails").get().await?.group.unwrap().settled_count, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn ack_up_to(&mut self, position: u64) {
         self.say(Says::Ack(proto::Ack { positions: Vec::new(), up_to: position })).await;
     }
 
     /// Says that the consumer is alive: one that let an event time out gets no others until it says something.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// let mut consumer = client.consume("mails").start().await?;
+    /// consumer.heartbeat().await;
+    /// assert!(!client.group("mails").get().await?.consumers[0].paused);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn heartbeat(&mut self) {
         self.say(Says::Heartbeat(())).await;
     }
 
     /// Takes no more events, and returns when the server has heard of all that were settled. The others go to other
     /// consumers.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.group("mails").create(annals_client::group::NewGroup::new()).await?;
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// let mut consumer = client.consume("mails").start().await?;
+    /// consumer.next().await?.ack().await;
+    /// consumer.stop().await?;
+    ///
+    /// let mails = client.group("mails").get().await?;
+    /// assert_eq!((mails.consumers.len(), mails.group.unwrap().settled_count), (0, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stop(mut self) -> Result<()> {
         let Some(Call { requests, mut messages }) = self.call.take() else { return Ok(()) };
         drop(requests);

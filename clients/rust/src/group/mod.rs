@@ -48,6 +48,28 @@ use crate::{
 const PAGE_SIZE: u32 = 1000;
 
 /// A consumer group, which may not exist yet: [`Client::group`].
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::group::NewGroup;
+///
+/// let mails = client.group("mails");
+/// mails.create(NewGroup::new()).await?;
+/// let mut consumer = mails.consume().start().await?;
+/// consumer.next().await?.ack().await;
+/// consumer.stop().await?;
+///
+/// let known = mails.get().await?.group.unwrap();
+/// assert_eq!((known.group.as_str(), known.settled_count), ("mails", 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Group {
     client: Client,
@@ -55,6 +77,30 @@ pub struct Group {
 }
 
 /// An event that is parked.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # use annals_client::group::{NackAction, NewGroup};
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// # let mails = client.group("mails");
+/// # mails.create(NewGroup::new()).await?;
+/// # let mut consumer = mails.consume().start().await?;
+/// # for _ in 0..2 {
+/// #     consumer.next().await?.nack(NackAction::Park, "the address is wrong").await;
+/// # }
+/// # consumer.stop().await?;
+/// let parked = mails.list_parked().await?;
+/// assert_eq!((parked[0].reason.as_str(), parked[0].deliveries), ("the address is wrong", 1));
+/// assert_eq!(parked[0].event.as_ref().unwrap().event_type, "PaymentRequested");
+/// assert!(!parked[0].held_back && !parked[0].replaying);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parked {
     /// Its position.
@@ -82,6 +128,23 @@ impl Client {
     }
 
     /// All groups, in the order of their names' bytes; all pages at once.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::group::NewGroup;
+    ///
+    /// for name in ["mails", "audit"] {
+    ///     client.group(name).create(NewGroup::new()).await?;
+    /// }
+    /// let groups = client.list_groups().await?;
+    /// assert_eq!((groups[0].group.as_str(), groups[1].group.as_str()), ("audit", "mails"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn list_groups(&self) -> Result<Vec<GroupInfo>> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -108,6 +171,24 @@ impl Group {
 
     /// Makes the group. The same again changes nothing; another one of that name is [`Error::Server`] with the reason
     /// `GROUP_EXISTS`.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// use annals_client::{Filter, group::NewGroup};
+    ///
+    /// let new = NewGroup::new().filter(Filter::new().category("Payment"));
+    /// let mails = client.group("mails");
+    /// mails.create(new.clone()).await?;
+    /// mails.create(new).await?;
+    /// let other = mails.create(NewGroup::new()).await.unwrap_err();
+    /// assert_eq!(other.reason(), "GROUP_EXISTS");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn create(&self, new: NewGroup) -> Result<GroupInfo> {
         let request = proto::CreateGroupRequest { group: self.group.clone(), ..new.0 };
         let answer = self
@@ -120,11 +201,49 @@ impl Group {
     }
 
     /// Gives the group other settings, all of them: what is not set becomes the default.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// use annals_client::group::GroupSettings;
+    ///
+    /// let mails = mails.set_settings(GroupSettings::new().in_flight_max(50)).await?;
+    /// assert_eq!(mails.settings.unwrap().in_flight_max, 50);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn set_settings(&self, settings: GroupSettings) -> Result<GroupInfo> {
         self.update(Some(settings.0), None).await
     }
 
     /// Gives the group other filters, for events that it has not looked at yet. None: every event.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// use annals_client::Filter;
+    ///
+    /// let mails = mails.set_filters([Filter::new().types(["PaymentProcessed"])]).await?;
+    /// assert_eq!(mails.filters[0].types, ["PaymentProcessed"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn set_filters(
         &self,
         filters: impl IntoIterator<Item = Filter>,
@@ -149,6 +268,24 @@ impl Group {
     }
 
     /// Ends the group, its position and its list of parked events. The events themselves stay.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// mails.delete().await?;
+    /// assert_eq!(mails.get().await.unwrap_err().reason(), "UNKNOWN_GROUP");
+    /// assert_eq!(client.read_stream("Payment-1").collect().await?.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn delete(&self) -> Result<()> {
         let request = proto::DeleteGroupRequest { group: self.group.clone() };
         self.client
@@ -160,6 +297,25 @@ impl Group {
     }
 
     /// The group as it is, with its consumers.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// let _consumer = mails.consume().name("mailer-1").start().await?;
+    /// let known = mails.get().await?;
+    /// assert_eq!(known.consumers[0].name, "mailer-1");
+    /// assert_eq!(known.group.unwrap().parked_count, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get(&self) -> Result<GetGroupResponse> {
         let request = proto::GetGroupRequest { group: self.group.clone() };
         self.client
@@ -173,6 +329,26 @@ impl Group {
     /// then. Parked events stay parked.
     ///
     /// [`Error::Server`] with the reason `WRONG_GROUP_POSITION`: it is another one; nothing was changed.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// # let first = client.event_at(1).await?.unwrap();
+    /// let position = mails.get().await?.group.unwrap().position;
+    /// mails.set_position(position, first.position).await?;
+    /// let mut consumer = mails.consume().start().await?;
+    /// assert_eq!(consumer.next().await?.event.version, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn set_position(&self, expected: u64, after: u64) -> Result<u64> {
         self.go(expected, Target::After(after)).await
     }
@@ -181,6 +357,26 @@ impl Group {
     /// the expected one; where the group is then.
     ///
     /// [`Error::Server`] with the reason `NOT_UNSETTLED`: there is nothing to skip.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// # let first = client.event_at(1).await?.unwrap();
+    /// let position = mails.get().await?.group.unwrap().position;
+    /// mails.skip(position, first.position).await?;
+    /// let mut consumer = mails.consume().start().await?;
+    /// assert_eq!(consumer.next().await?.event.version, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn skip(&self, expected: u64, position: u64) -> Result<u64> {
         self.go(expected, Target::Skip(position)).await
     }
@@ -201,6 +397,29 @@ impl Group {
     }
 
     /// The parked events, in the order of the log; all pages at once.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// # let mut consumer = mails.consume().start().await?;
+    /// # for _ in 0..2 {
+    /// #     consumer.next().await?.nack(NackAction::Park, "the address is wrong").await;
+    /// # }
+    /// # consumer.stop().await?;
+    /// for parked in mails.list_parked().await? {
+    ///     assert_eq!(parked.reason, "the address is wrong");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn list_parked(&self) -> Result<Vec<Parked>> {
         let (mut all, mut after) = (Vec::new(), 0);
         loop {
@@ -224,6 +443,30 @@ impl Group {
 
     /// Delivers these parked events again, at most 10 000; one that is not parked is passed over. They stay on the list
     /// until a consumer has settled them. How many come again.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// # let mut consumer = mails.consume().start().await?;
+    /// # for _ in 0..2 {
+    /// #     consumer.next().await?.nack(NackAction::Park, "the address is wrong").await;
+    /// # }
+    /// # consumer.stop().await?;
+    /// let second = mails.list_parked().await?[1].position;
+    /// assert_eq!(mails.replay_parked([second]).await?, 1);
+    /// let mut consumer = mails.consume().start().await?;
+    /// assert_eq!(consumer.next().await?.event.position, second);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn replay_parked(&self, positions: impl IntoIterator<Item = u64>) -> Result<u64> {
         let positions: Vec<u64> = positions.into_iter().collect();
         // Without positions the server means all of them.
@@ -234,6 +477,29 @@ impl Group {
     }
 
     /// Delivers the first so many parked events again; 0: all of them. How many come again.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// # let mut consumer = mails.consume().start().await?;
+    /// # for _ in 0..2 {
+    /// #     consumer.next().await?.nack(NackAction::Park, "the address is wrong").await;
+    /// # }
+    /// # consumer.stop().await?;
+    /// assert_eq!(mails.replay_first_parked(1).await?, 1);
+    /// let mut consumer = mails.consume().start().await?;
+    /// assert_eq!(consumer.next().await?.event.event_type, "PaymentRequested");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn replay_first_parked(&self, events_max: u32) -> Result<u64> {
         self.replay(Vec::new(), events_max).await
     }
@@ -252,6 +518,29 @@ impl Group {
 
     /// Takes these parked events off the list, for good, at most 10 000; one that is not parked is passed over. How many
     /// there were.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// # let mut consumer = mails.consume().start().await?;
+    /// # for _ in 0..2 {
+    /// #     consumer.next().await?.nack(NackAction::Park, "the address is wrong").await;
+    /// # }
+    /// # consumer.stop().await?;
+    /// let first = mails.list_parked().await?[0].position;
+    /// assert_eq!(mails.drop_parked([first]).await?, 1);
+    /// assert_eq!(mails.list_parked().await?.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn drop_parked(&self, positions: impl IntoIterator<Item = u64>) -> Result<u64> {
         let positions: Vec<u64> = positions.into_iter().collect();
         // Refused by the server, which cannot know what is meant.
@@ -262,6 +551,28 @@ impl Group {
     }
 
     /// Takes all parked events off the list, for good. How many there were.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # use annals_client::group::{NackAction, NewGroup};
+    /// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+    /// # client.append("Payment-1", 0, events).await?;
+    /// # let mails = client.group("mails");
+    /// # mails.create(NewGroup::new()).await?;
+    /// # let mut consumer = mails.consume().start().await?;
+    /// # for _ in 0..2 {
+    /// #     consumer.next().await?.nack(NackAction::Park, "the address is wrong").await;
+    /// # }
+    /// # consumer.stop().await?;
+    /// assert_eq!(mails.drop_all_parked().await?, 2);
+    /// assert!(mails.list_parked().await?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn drop_all_parked(&self) -> Result<u64> {
         self.forget(Vec::new(), true).await
     }

@@ -12,6 +12,27 @@ use crate::{
 };
 
 /// How a group's events are shared by its consumers.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::group::{GroupSettings, NewGroup, Strategy};
+///
+/// let settings = GroupSettings::new().strategy(Strategy::OrderedByStream);
+/// client.group("mails").create(NewGroup::new().settings(settings)).await?;
+/// let mut consumer = client.consume("mails").start().await?;
+/// let first = consumer.next().await?;
+/// assert_eq!(first.event.version, 1);
+/// first.ack().await;
+/// assert_eq!(consumer.next().await?.event.version, 2, "it has waited for the first one");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Strategy {
     /// In turn, to each that has room.
@@ -26,6 +47,28 @@ pub enum Strategy {
 }
 
 /// How a group works. What is not set is the server's default.
+///
+/// ```
+/// # use annals_client::testing::TestStore;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// use annals_client::group::{GroupSettings, NewGroup, Strategy};
+/// use std::time::Duration;
+///
+/// let settings = GroupSettings::new()
+///     .strategy(Strategy::OrderedByStream)
+///     .hold_back_parked_keys()
+///     .message_timeout(Duration::from_secs(60))
+///     .retries_max(5)
+///     .retry_delay(Duration::from_millis(500), Duration::from_secs(30))
+///     .in_flight_max(20);
+/// let mails = client.group("mails").create(NewGroup::new().settings(settings)).await?;
+/// assert_eq!(mails.settings.unwrap().retries_max, Some(5));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GroupSettings(pub(super) proto::GroupSettings);
 
@@ -120,6 +163,23 @@ impl GroupSettings {
 }
 
 /// Such as those of [`GroupInfo`](super::GroupInfo), to change some of them.
+///
+/// ```
+/// # use annals_client::testing::TestStore;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// use annals_client::group::{GroupSettings, NewGroup};
+///
+/// let mails = client.group("mails");
+/// let made = mails.create(NewGroup::new().settings(GroupSettings::new().in_flight_max(7))).await?;
+/// let settings = GroupSettings::from(made.settings.unwrap()).retries_max(3);
+/// let changed = mails.set_settings(settings).await?.settings.unwrap();
+/// assert_eq!((changed.in_flight_max, changed.retries_max), (7, Some(3)));
+/// # Ok(())
+/// # }
+/// ```
 impl From<proto::GroupSettings> for GroupSettings {
     fn from(settings: proto::GroupSettings) -> Self {
         Self(settings)
@@ -128,6 +188,24 @@ impl From<proto::GroupSettings> for GroupSettings {
 
 /// A group to make: of every event but those of the server's own streams, from the log's start, where nothing else is
 /// said.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["PaymentRequested", "PaymentProcessed"].map(NewEvent::new);
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::{Filter, group::NewGroup};
+///
+/// let new = NewGroup::new().after(1).filter(Filter::new().category("Payment"));
+/// client.group("mails").create(new).await?;
+/// let mut consumer = client.consume("mails").start().await?;
+/// assert_eq!(consumer.next().await?.event.event_type, "PaymentProcessed");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NewGroup(pub(super) proto::CreateGroupRequest);
 

@@ -38,6 +38,24 @@ pub struct Correlation {
 }
 
 /// The events of one correlation.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let placed = NewEvent::new("OrderPlaced").correlation_id("order-1");
+/// # let paid = NewEvent::new("PaymentProcessed").correlation_id("order-1");
+/// # let paid = paid.causation_id(placed.id.to_string());
+/// # client.append("Order-1", 0, [placed]).await?;
+/// # client.append("Payment-1", 0, [paid]).await?;
+/// let timeline = client.correlation("order-1").limit(1).get().await?;
+/// assert_eq!((timeline.summary.event_count, timeline.entries.len()), (2, 1));
+/// assert_eq!(timeline.entries[0].event.event_type, "OrderPlaced");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timeline {
     /// The correlation in short.
@@ -47,6 +65,29 @@ pub struct Timeline {
 }
 
 /// An event of a correlation.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let placed = NewEvent::new("OrderPlaced").correlation_id("order-1");
+/// # let paid = NewEvent::new("PaymentProcessed").correlation_id("order-1");
+/// # let paid = paid.causation_id(placed.id.to_string());
+/// # client.append("Order-1", 0, [placed]).await?;
+/// # client.append("Payment-1", 0, [paid]).await?;
+/// use annals_client::query::Cause;
+///
+/// let timeline = client.correlation("order-1").get().await?;
+/// let [placed, paid] = timeline.entries.as_slice() else { panic!("{timeline:?}") };
+/// assert_eq!((placed.cause, placed.depth, placed.tree_order), (Cause::None, 0, 1));
+/// assert_eq!((paid.cause, paid.depth, paid.tree_order), (Cause::Known, 1, 2));
+/// assert_eq!(paid.cause_position, Some(placed.event.position));
+/// assert_eq!(paid.since_cause, Some(paid.since_first));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The event.
@@ -90,6 +131,18 @@ impl Correlation {
     /// The timeline.
     ///
     /// An unknown correlation is [`Error::Server`] with the reason `UNKNOWN_CORRELATION`.
+    ///
+    /// ```
+    /// # use annals_client::testing::TestStore;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let error = client.correlation("order-9").get().await.unwrap_err();
+    /// assert_eq!(error.reason(), "UNKNOWN_CORRELATION");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get(self) -> Result<Timeline> {
         let Self { client, request } = self;
         let mut messages = client

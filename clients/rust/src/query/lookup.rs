@@ -14,11 +14,40 @@ const PAGE_SIZE: u32 = 1000;
 
 impl Client {
     /// The event with this id; `None`: there is none, or it is hidden.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// let processed = NewEvent::new("PaymentProcessed");
+    /// let id = processed.id;
+    /// client.append("Payment-1", 0, [processed]).await?;
+    /// assert_eq!(client.event_by_id(id).await?.unwrap().event_type, "PaymentProcessed");
+    /// assert_eq!(client.event_by_id(NewEvent::new("Another").id).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn event_by_id(&self, id: Uuid) -> Result<Option<Event>> {
         self.event(Key::Id(id.to_string())).await
     }
 
     /// The event at this position, from 1; `None`: there is none, or it is hidden.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// # client.append("Order-1", 0, [NewEvent::new("OrderPlaced")]).await?;
+    /// assert_eq!(client.event_at(1).await?.unwrap().event_type, "PaymentProcessed");
+    /// assert_eq!(client.event_at(9).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn event_at(&self, position: u64) -> Result<Option<Event>> {
         self.event(Key::Position(position)).await
     }
@@ -41,6 +70,21 @@ impl Client {
     ///
     /// An unknown stream is [`Error::Server`] with the reason `UNKNOWN_STREAM`, a deleted one with `STREAM_DELETED` or
     /// `STREAM_TOMBSTONED`.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// # client.append("Order-1", 0, [NewEvent::new("OrderPlaced")]).await?;
+    /// let payment = client.stream_info("Payment-1").await?;
+    /// assert_eq!((payment.category.as_str(), payment.version), ("Payment", 1));
+    /// assert!(client.stream_info("Payment-9").await.unwrap_err().is_not_found());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stream_info(&self, stream: impl Into<String>) -> Result<StreamInfo> {
         let stream = stream.into();
         let absent = Error::Decode {
@@ -58,6 +102,21 @@ impl Client {
 
     /// The streams whose names begin so, in the order of their names' bytes, without those that are deleted; all
     /// pages at once.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// # client.append("Order-1", 0, [NewEvent::new("OrderPlaced")]).await?;
+    /// let all = client.list_streams("").await?;
+    /// assert_eq!((all[0].name.as_str(), all[1].name.as_str()), ("Order-1", "Payment-1"));
+    /// assert_eq!(client.list_streams("Pay").await?.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn list_streams(&self, prefix: impl Into<String>) -> Result<Vec<StreamInfo>> {
         let prefix = prefix.into();
         let (mut all, mut page_token) = (Vec::new(), String::new());
@@ -82,6 +141,20 @@ impl Client {
     }
 
     /// The categories that have events, in the order of their names' bytes; all pages at once.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// # client.append("Order-1", 0, [NewEvent::new("OrderPlaced")]).await?;
+    /// let categories = client.list_categories().await?;
+    /// assert_eq!((categories[1].name.as_str(), categories[1].event_count), ("Payment", 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn list_categories(&self) -> Result<Vec<CategoryInfo>> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -101,6 +174,20 @@ impl Client {
     }
 
     /// The event types that have events, in the order of their names' bytes; all pages at once.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("PaymentProcessed")]).await?;
+    /// # client.append("Order-1", 0, [NewEvent::new("OrderPlaced")]).await?;
+    /// let types = client.list_event_types().await?;
+    /// assert_eq!((types[0].name.as_str(), types[0].last_position), ("OrderPlaced", 2));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn list_event_types(&self) -> Result<Vec<EventTypeInfo>> {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {

@@ -48,6 +48,25 @@ pub use crate::proto::{
 use crate::{Client, Filter, Result, proto};
 
 /// Which of an event's times.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let at = "2010-10-31T23:30:00Z".parse().unwrap();
+/// # let event = NewEvent::new("PaymentFailed").metadata("userId", "ann").occurred_at(at);
+/// # client.append("Payment-1", 0, [event]).await?;
+/// use annals_client::query::{TimeBase, Unit};
+///
+/// let days = client.trends(Unit::Day);
+/// assert_eq!(days.clone().get().await?.answer.rows[0].key, "2010-10-31");
+/// let recorded = days.time_base(TimeBase::Recorded).get().await?.answer;
+/// assert_ne!(recorded.rows[0].key, "2010-10-31", "the server took it later");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TimeBase {
     /// When it happened, as its client says.
@@ -68,6 +87,25 @@ impl TimeBase {
 }
 
 /// A unit of a time zone's clock and calendar.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let at = "2010-10-31T23:30:00Z".parse().unwrap();
+/// # let event = NewEvent::new("PaymentFailed").metadata("userId", "ann").occurred_at(at);
+/// # client.append("Payment-1", 0, [event]).await?;
+/// use annals_client::query::Unit;
+///
+/// for (unit, key) in [(Unit::Hour, "2010-11-01T00:00+01:00"), (Unit::Week, "2010-W44")] {
+///     let trends = client.trends(unit).time_zone("Europe/Amsterdam").get().await?.answer;
+///     assert_eq!(trends.rows[0].key, key);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// An hour. Its key: `2010-10-31T02:00+01:00`.
@@ -92,6 +130,26 @@ impl Unit {
 }
 
 /// How events are put together.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let at = "2010-10-31T23:30:00Z".parse().unwrap();
+/// # let event = NewEvent::new("PaymentFailed").metadata("userId", "ann").occurred_at(at);
+/// # client.append("Payment-1", 0, [event]).await?;
+/// use annals_client::query::{GroupBy, Unit};
+///
+/// let statistics =
+///     client.statistics().by(Unit::Month).by(GroupBy::Stream).by(GroupBy::metadata("userId"));
+/// let groups = statistics.get().await?.answer.groups;
+/// let keys: Vec<&str> = groups.iter().map(|group| group.rows[0].key.as_str()).collect();
+/// assert_eq!(keys, ["2010-10", "Payment-1", "ann"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum GroupBy {
     /// By hour of the time zone's clock.
@@ -149,6 +207,21 @@ impl GroupBy {
 }
 
 /// An answer that the server keeps for the next one who asks the same, for as long as it is true.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// let first = client.count([]).await?;
+/// let second = client.count([]).await?;
+/// assert_eq!((first.hit, second.hit), (false, true));
+/// assert_eq!(first.answer, second.answer);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cached<T> {
     /// What the server said.
@@ -165,6 +238,22 @@ impl<T> Cached<T> {
 }
 
 /// A count, which is made when it is awaited: [`Client::count`] begins one.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// use annals_client::Filter;
+///
+/// let appended = client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// let failed = client.count([Filter::new().types(["PaymentFailed"])]);
+/// let counted = failed.min_position(appended.position).await?.answer;
+/// assert_eq!((counted.count, counted.position), (1, appended.position));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is counted before it is awaited"]
 pub struct Count {
@@ -174,6 +263,25 @@ pub struct Count {
 
 impl Client {
     /// Counts the events that one of the filters picks; without a filter all of them.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let at = "2010-10-31T23:30:00Z".parse().unwrap();
+    /// # let event = NewEvent::new("PaymentFailed").metadata("userId", "ann").occurred_at(at);
+    /// # client.append("Payment-1", 0, [event]).await?;
+    /// use annals_client::Filter;
+    ///
+    /// let failed_or_of_ann =
+    ///     [Filter::new().types(["PaymentFailed"]), Filter::new().metadata("userId", "ann")];
+    /// assert_eq!(client.count(failed_or_of_ann).await?.answer.count, 1);
+    /// assert_eq!(client.count([]).await?.answer.count, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn count(&self, filters: impl IntoIterator<Item = Filter>) -> Count {
         let request = proto::CountRequest { filters: into_proto(filters), min_position: 0 };
         Count { client: self.clone(), request }
@@ -181,6 +289,25 @@ impl Client {
 
     /// How filters would be answered: from which indexes, with how many candidates. With `execute` all matches are
     /// walked over, too, and it tells what that has cost.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let at = "2010-10-31T23:30:00Z".parse().unwrap();
+    /// # let event = NewEvent::new("PaymentFailed").metadata("userId", "ann").occurred_at(at);
+    /// # client.append("Payment-1", 0, [event]).await?;
+    /// use annals_client::Filter;
+    ///
+    /// let failed = Filter::new().types(["PaymentFailed"]);
+    /// let explained = client.explain([failed], true).await?;
+    /// assert_eq!(explained.plans[0].indexes[0].index, "types");
+    /// assert_eq!(explained.execution.unwrap().match_count, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn explain(
         &self,
         filters: impl IntoIterator<Item = Filter>,

@@ -46,6 +46,27 @@ pub struct Replay {
 
 impl Client {
     /// Sends history again, at once where the methods of [`Replay`] say nothing else.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = ["10", "11"].map(|hour| {
+    /// #     let at = format!("2024-03-01T{hour}:00:00Z").parse().unwrap();
+    /// #     NewEvent::new("PaymentFailed").occurred_at(at)
+    /// # });
+    /// # client.append("Payment-1", 0, events).await?;
+    /// use annals_client::query::ReplayMessage;
+    ///
+    /// let at = "2024-03-01T10:30:00Z".parse().unwrap();
+    /// let mut replay = client.replay().from(at).start().await?;
+    /// let Some(ReplayMessage::Events(events)) = replay.next().await? else { panic!("no event") };
+    /// assert_eq!(events[0].version, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn replay(&self) -> Replay {
         Replay { client: self.clone(), request: proto::ReplayRequest::default() }
     }
@@ -118,6 +139,34 @@ impl Replay {
 }
 
 /// What a replay tells.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["10", "11"].map(|hour| {
+/// #     let at = format!("2024-03-01T{hour}:00:00Z").parse().unwrap();
+/// #     NewEvent::new("PaymentFailed").occurred_at(at)
+/// # });
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::query::ReplayMessage;
+/// use std::time::Duration;
+///
+/// let mut replay = client.replay().speed(60.0).pause_max(Duration::from_millis(1)).start().await?;
+/// let mut replayed = 0;
+/// while let Some(message) = replay.next().await? {
+///     match message {
+///         ReplayMessage::Events(events) => replayed += events.len(),
+///         ReplayMessage::Pause { wait, .. } => println!("the next event comes in {wait:?}"),
+///         ReplayMessage::Ended { event_count, .. } => assert_eq!(event_count, 2),
+///     }
+/// }
+/// assert_eq!(replayed, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplayMessage {
     /// Events whose time has come, in the order of the log. They are history and no news: handlers hold back what they
@@ -140,6 +189,30 @@ pub enum ReplayMessage {
 }
 
 /// A replay that has begun. It does not connect again: begin another one after the last event.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = ["10", "11"].map(|hour| {
+/// #     let at = format!("2024-03-01T{hour}:00:00Z").parse().unwrap();
+/// #     NewEvent::new("PaymentFailed").occurred_at(at)
+/// # });
+/// # client.append("Payment-1", 0, events).await?;
+/// use annals_client::query::ReplayMessage;
+///
+/// let mut replay = client.replay().limit(1).start().await?;
+/// assert_eq!(replay.head(), 2);
+/// let mut last = None;
+/// while let Some(message) = replay.next().await? {
+///     last = Some(message);
+/// }
+/// assert!(matches!(last, Some(ReplayMessage::Ended { event_count: 1, .. })));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Replaying {
     messages: Streaming<proto::ReplayResponse>,

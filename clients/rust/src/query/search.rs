@@ -38,6 +38,21 @@ pub struct Search {
 }
 
 /// A page of a search.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = (0..3).map(|_| NewEvent::new("PaymentFailed"));
+/// # client.append("Payment-1", 0, events).await?;
+/// let page = client.search().limit(2).page().await?;
+/// assert_eq!((page.events.len(), page.head), (2, 3));
+/// assert!(page.next_page_token.is_some(), "there is more");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The events, in the search's direction.
@@ -125,6 +140,23 @@ impl Search {
     }
 
     /// The events of this page and of all that follow.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # let events = (0..3).map(|_| NewEvent::new("PaymentFailed"));
+    /// # client.append("Payment-1", 0, events).await?;
+    /// use annals_client::Filter;
+    ///
+    /// let failed = Filter::new().types(["PaymentFailed"]);
+    /// let events = client.search().filter(failed).limit(2).collect().await?;
+    /// assert_eq!(events.len(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn collect(self) -> Result<Vec<Event>> {
         let mut pages = self.pages();
         let mut all = Vec::new();
@@ -136,6 +168,24 @@ impl Search {
 }
 
 /// The pages of a search.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # let events = (0..3).map(|_| NewEvent::new("PaymentFailed"));
+/// # client.append("Payment-1", 0, events).await?;
+/// let mut pages = client.search().limit(2).pages();
+/// let mut sizes = Vec::new();
+/// while let Some(page) = pages.next().await? {
+///     sizes.push(page.events.len());
+/// }
+/// assert_eq!(sizes, [2, 1]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Pages {
     next: Option<Search>,

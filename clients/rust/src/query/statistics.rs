@@ -112,6 +112,30 @@ impl Statistics {
 }
 
 /// What has changed.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// use annals_client::query::GroupBy;
+/// use std::{collections::BTreeMap, time::Duration};
+///
+/// let by_type = client.statistics().by(GroupBy::Type);
+/// let mut watch = by_type.watch(Duration::from_millis(100)).await?;
+/// let mut counts = BTreeMap::new();
+/// let change = watch.next().await?;
+/// if change.complete {
+///     counts.clear();
+/// }
+/// let rows = change.statistics.groups[0].rows.iter();
+/// counts.extend(rows.map(|row| (row.key.clone(), row.count)));
+/// assert_eq!(counts["PaymentFailed"], 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatisticsChange {
     /// The counts of now. Each group has the rows that have changed: each replaces the row with its key.
@@ -122,6 +146,23 @@ pub struct StatisticsChange {
 }
 
 /// A watch that stands. It connects again by itself; then everything comes again, as a complete change.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// use std::time::Duration;
+///
+/// let mut watch = client.statistics().watch(Duration::from_millis(100)).await?;
+/// assert_eq!(watch.next().await?.statistics.event_count, 1);
+/// client.append("Payment-2", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// assert_eq!(watch.next().await?.statistics.event_count, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct StatisticsWatch(Live<proto::WatchStatisticsRequest>);
 

@@ -105,6 +105,24 @@ impl Trends {
     }
 
     /// The counts, and then the rows that change, gathered for so long: 100 ms to 1 h.
+    ///
+    /// ```
+    /// # use annals_client::{NewEvent, testing::TestStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> annals_client::Result<()> {
+    /// # let store = TestStore::start().await;
+    /// # let client = store.client();
+    /// # client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await?;
+    /// use annals_client::query::Unit;
+    /// use std::time::Duration;
+    ///
+    /// let refused = client.trends(Unit::Day).watch(Duration::from_millis(1)).await;
+    /// assert_eq!(refused.unwrap_err().reason(), "INVALID_REQUEST");
+    /// let mut watch = client.trends(Unit::Day).watch(Duration::from_millis(100)).await?;
+    /// assert_eq!(watch.next().await?.trends.rows[0].count, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn watch(self, interval: Duration) -> Result<TrendsWatch> {
         let request = proto::WatchTrendsRequest {
             trends: Some(self.request),
@@ -115,6 +133,29 @@ impl Trends {
 }
 
 /// What has changed.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// use annals_client::query::{GroupBy, Unit};
+/// use std::{collections::BTreeMap, time::Duration};
+///
+/// let hours = client.trends(Unit::Hour).split_by(GroupBy::Type);
+/// let mut watch = hours.watch(Duration::from_millis(100)).await?;
+/// let mut counts = BTreeMap::new();
+/// let change = watch.next().await?;
+/// if change.complete {
+///     counts.clear();
+/// }
+/// counts.extend(change.trends.rows.into_iter().map(|row| ((row.key, row.series), row.count)));
+/// assert_eq!(counts.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrendsChange {
     /// The counts of now, with the rows that have changed: each replaces the row with its key and series.
@@ -125,6 +166,24 @@ pub struct TrendsChange {
 }
 
 /// A watch that stands. It connects again by itself; then everything comes again, as a complete change.
+///
+/// ```
+/// # use annals_client::{NewEvent, testing::TestStore};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> annals_client::Result<()> {
+/// # let store = TestStore::start().await;
+/// # let client = store.client();
+/// # client.append("Payment-1", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// use annals_client::query::Unit;
+/// use std::time::Duration;
+///
+/// let mut watch = client.trends(Unit::Month).watch(Duration::from_millis(100)).await?;
+/// assert!(watch.next().await?.complete);
+/// client.append("Payment-2", 0, [NewEvent::new("PaymentFailed")]).await?;
+/// assert_eq!(watch.next().await?.trends.event_count, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TrendsWatch(Live<proto::WatchTrendsRequest>);
 
