@@ -6,23 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// NOT YET: files that are still to be documented, and folders, which end with a slash. To be emptied.
-const NOT_YET: &[&str] = &[
-    "append.rs",
-    "append_stream.rs",
-    "client/",
-    "error.rs",
-    "event.rs",
-    "filter.rs",
-    "group/",
-    "lib.rs",
-    "query/",
-    "read.rs",
-    "read_model.rs",
-    "retention.rs",
-    "subscribe.rs",
-];
-
 /// What begins a public item at the top level of a file. Methods are further to the right, and `pub(super)` is not public.
 const ITEMS: &[&str] =
     &["pub struct ", "pub enum ", "pub trait ", "pub fn ", "pub async fn ", "pub type "];
@@ -34,10 +17,6 @@ fn every_public_item_has_an_example() {
     collect(&src, &mut files);
     for file in files {
         let name = file.strip_prefix(&src).unwrap().to_str().unwrap().replace('\\', "/");
-        let is_excepted = |it: &&str| name == *it || (it.ends_with('/') && name.starts_with(*it));
-        if NOT_YET.iter().any(is_excepted) {
-            continue;
-        }
         let text = fs::read_to_string(&file).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
