@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, fmt};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::client::CertificateRefused;
+
 /// What this crate's calls give.
 ///
 /// ```
@@ -81,7 +83,8 @@ pub enum Error {
     /// The server refused the call, or failed.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The connection cannot be made: the address, the certificates.
+    /// The connection cannot be made, now or later: the URL is wrong, or a certificate. A server that is away is
+    /// [`Error::Server`] with [`Code::Unavailable`].
     #[error("cannot connect to {url}: {reason}")]
     Connect {
         /// The address.
@@ -235,7 +238,6 @@ impl Error {
                 error.code == Code::Unavailable
                     || (error.code == Code::ResourceExhausted && error.reason == "OVERLOADED")
             }
-            Self::Connect { .. } => true,
             _ => false,
         }
     }
@@ -249,10 +251,15 @@ impl Error {
     /// assert!(late.is_outcome_unknown());
     /// ```
     pub fn is_outcome_unknown(&self) -> bool {
-        matches!(self, Self::Server(error) if matches!(
-            error.code,
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-        ))
+        match self {
+            Self::Server(error) => matches!(
+                error.code,
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+            ),
+            // It may be the end of a repeat.
+            Self::Connect { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -277,6 +284,10 @@ impl Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
+        let source = std::error::Error::source(&status);
+        if let Some(CertificateRefused { url, reason }) = source.and_then(|it| it.downcast_ref()) {
+            return Self::Connect { url: url.clone(), reason: reason.clone() };
+        }
         let details = status.get_error_details();
         let info = details.error_info();
         let reason = info.map(|info| info.reason.clone()).unwrap_or_default();

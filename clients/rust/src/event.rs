@@ -133,7 +133,7 @@ impl NewEvent {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn json(event_type: impl Into<String>, data: &impl Serialize) -> Result<Self> {
+    pub fn json(event_type: impl Into<String>, data: &(impl Serialize + ?Sized)) -> Result<Self> {
         let event_type = event_type.into();
         let text = serde_json::to_string(data).map_err(|error| Error::Encode {
             what: format!("the data of {event_type}"),
@@ -162,7 +162,7 @@ impl NewEvent {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn of(event: &impl Serialize) -> Result<Self> {
+    pub fn of(event: &(impl Serialize + ?Sized)) -> Result<Self> {
         let fault = |reason: String| Error::Encode { what: "an event".to_owned(), reason };
         let text = serde_json::to_string(event).map_err(|error| fault(error.to_string()))?;
         let tagged: Tagged<'_> = serde_json::from_str(&text).map_err(|error| {

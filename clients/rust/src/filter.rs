@@ -39,49 +39,49 @@ impl Filter {
         Self::default()
     }
 
-    /// Or of this stream.
+    /// And of this stream, or another one that is named so.
     #[must_use]
     pub fn stream(mut self, stream: impl Into<String>) -> Self {
         self.0.streams.push(stream.into());
         self
     }
 
-    /// Or of the streams whose names begin so.
+    /// And of a stream whose name begins so, or as another one that is given.
     #[must_use]
     pub fn stream_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.0.stream_prefixes.push(prefix.into());
         self
     }
 
-    /// Or of the streams of this category.
+    /// And of this category, or another one that is named.
     #[must_use]
     pub fn category(mut self, category: impl Into<String>) -> Self {
         self.0.categories.push(category.into());
         self
     }
 
-    /// Or of these types.
+    /// And of one of these types.
     #[must_use]
     pub fn types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
         self.0.types.extend(types.into_iter().map(Into::into));
         self
     }
 
-    /// Or with this tag.
+    /// And with this tag, or another one that is named.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.0.tags.push(tag.into());
         self
     }
 
-    /// Or with this correlation id.
+    /// And with this correlation id, or another one that is named.
     #[must_use]
     pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.0.correlation_ids.push(id.into());
         self
     }
 
-    /// Or with this causation id.
+    /// And with this causation id, or another one that is named.
     #[must_use]
     pub fn causation_id(mut self, id: impl Into<String>) -> Self {
         self.0.causation_ids.push(id.into());

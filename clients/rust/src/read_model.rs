@@ -331,14 +331,14 @@ impl ModelWrites {
     }
 
     /// The document under `key` is `value` from now on.
-    pub fn upsert(self, key: impl Into<String>, value: &impl Serialize) -> Result<Self> {
+    pub fn upsert(self, key: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Result<Self> {
         let key = key.into();
         let text = encode(&key, value)?;
         Ok(self.push(key, Write::Upsert(text)))
     }
 
     /// A JSON merge patch (RFC 7396) for the document under `key`, or for an empty one.
-    pub fn merge(self, key: impl Into<String>, patch: &impl Serialize) -> Result<Self> {
+    pub fn merge(self, key: impl Into<String>, patch: &(impl Serialize + ?Sized)) -> Result<Self> {
         let key = key.into();
         let text = encode(&key, patch)?;
         Ok(self.push(key, Write::Merge(text)))
@@ -366,7 +366,7 @@ impl ModelWrites {
     }
 }
 
-fn encode(key: &str, value: &impl Serialize) -> Result<String> {
+fn encode(key: &str, value: &(impl Serialize + ?Sized)) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Error::Encode {
         what: format!("the document {key}"),
         reason: error.to_string(),

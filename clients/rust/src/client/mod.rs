@@ -1,6 +1,7 @@
 //! The connection to a server, and what every call over it has in common: a deadline, and another try where that
 //! can help.
 
+mod connection;
 mod options;
 mod retry;
 
@@ -12,11 +13,16 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use connection::CertificateRefused;
+pub use connection::Connection;
 pub use options::ClientOptions;
 pub(crate) use retry::Backoff;
 pub use retry::Retry;
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Request, Response, Status, transport::Channel};
+/// What [`ClientOptions::tls`] takes, so that nobody needs tonic for it.
+#[cfg(feature = "tls")]
+pub use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
     Error, Result,
@@ -61,7 +67,8 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Connections {
-    channels: Vec<Channel>,
+    /// At least one, all of one server.
+    all: Vec<Connection>,
     next: AtomicUsize,
 }
 
@@ -111,11 +118,11 @@ impl Client {
     }
 
     /// One of the connections, in turn.
-    fn channel(&self) -> Channel {
-        let Connections { channels, next } = &*self.connections;
+    fn connection(&self) -> Connection {
+        let Connections { all, next } = &*self.connections;
         // Relaxed: any turn will do.
         let turn = next.fetch_add(1, Ordering::Relaxed);
-        channels[turn % channels.len()].clone()
+        all[turn % all.len()].clone()
     }
 
     /// The generated client of the calls that write, without deadlines and repeats.
@@ -139,8 +146,9 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn commands(&self) -> CommandServiceClient<Channel> {
-        CommandServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    pub fn commands(&self) -> CommandServiceClient<Connection> {
+        CommandServiceClient::new(self.connection())
+            .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
     /// The generated client of the calls that read, without deadlines and repeats.
@@ -161,8 +169,8 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn queries(&self) -> QueryServiceClient<Channel> {
-        QueryServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    pub fn queries(&self) -> QueryServiceClient<Connection> {
+        QueryServiceClient::new(self.connection()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
     /// The generated client of subscriptions and groups, without deadlines and repeats.
@@ -182,8 +190,8 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn subscriptions(&self) -> SubscriptionServiceClient<Channel> {
-        SubscriptionServiceClient::new(self.channel())
+    pub fn subscriptions(&self) -> SubscriptionServiceClient<Connection> {
+        SubscriptionServiceClient::new(self.connection())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
@@ -204,8 +212,8 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn read_models(&self) -> ReadModelServiceClient<Channel> {
-        ReadModelServiceClient::new(self.channel())
+    pub fn read_models(&self) -> ReadModelServiceClient<Connection> {
+        ReadModelServiceClient::new(self.connection())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
@@ -224,8 +232,8 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    pub fn admin(&self) -> AdminServiceClient<Connection> {
+        AdminServiceClient::new(self.connection()).max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
     }
 
     /// Makes a call until it succeeds, is refused, or its deadline has passed.
@@ -263,7 +271,11 @@ impl Client {
                 Ok(Err(status)) if status.code() != Code::Cancelled || Instant::now() < until => {
                     status.into()
                 }
-                _ => return Err(Status::deadline_exceeded("the server has not answered").into()),
+                _ => {
+                    let url = self.connections.all[0].url();
+                    let late = Status::deadline_exceeded(format!("{url} has not answered"));
+                    return Err(late.into());
+                }
             };
             match backoff.next() {
                 Some(pause) if error.is_repeatable() && Instant::now() + pause < until => {

@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, sync::atomic::AtomicUsize, time::Duration};
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
-use super::{Client, Connections, Retry};
+#[cfg(feature = "tls")]
+use super::ClientTlsConfig;
+use super::{Client, Connection, Connections, Retry, connection::causes};
 use crate::{Error, Result};
 
 /// What may be on its way to us without our leave: a reader then waits for no round trip.
@@ -42,7 +44,7 @@ pub struct ClientOptions {
     keep_alive_timeout: Duration,
     retry: Retry,
     #[cfg(feature = "tls")]
-    tls: Option<tonic::transport::ClientTlsConfig>,
+    tls: Option<ClientTlsConfig>,
 }
 
 impl ClientOptions {
@@ -100,29 +102,31 @@ impl ClientOptions {
         self
     }
 
-    /// Certificates of the server's issuer and of this client, and the name that the server's must have.
+    /// Certificates of the server's issuer and of this client, and the name that the server's must have. Where nothing
+    /// is said, the server's issuer must be known to the system.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// use annals_client::ClientOptions;
-    /// use tonic::transport::{Certificate, ClientTlsConfig};
+    /// use annals_client::client::{Certificate, ClientTlsConfig, Identity};
     ///
-    /// let issuer = Certificate::from_pem(std::fs::read("issuer.pem")?);
-    /// let tls = ClientTlsConfig::new().ca_certificate(issuer).domain_name("annals.example.org");
-    /// let client = ClientOptions::new("https://10.0.0.7:2113").tls(tls).connect().await?;
+    /// let tls = ClientTlsConfig::new()
+    ///     .ca_certificate(Certificate::from_pem(std::fs::read("ca.pem")?))
+    ///     .identity(Identity::from_pem(std::fs::read("client.pem")?, std::fs::read("client.key")?));
+    /// let client = ClientOptions::new("https://annals.example:2113").tls(tls).connect().await?;
     /// # Ok(())
     /// # }
     /// ```
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(mut self, tls: tonic::transport::ClientTlsConfig) -> Self {
+    pub fn tls(mut self, tls: ClientTlsConfig) -> Self {
         self.tls = Some(tls);
         self
     }
 
     /// The client. Its connections are made when they are needed, and again when they break.
     ///
-    /// [`Error::Connect`] where the URL is wrong.
+    /// [`Error::Connect`] where the URL is wrong, or certificates cannot be read.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -146,7 +150,7 @@ impl ClientOptions {
             _ => return Err(fault("not a URL such as http://127.0.0.1:2113".to_owned())),
         }
         let endpoint = Endpoint::from_shared(self.url.clone())
-            .map_err(|error| fault(error.to_string()))?
+            .map_err(|error| fault(causes(&error)))?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(Duration::from_mins(1)))
@@ -157,17 +161,17 @@ impl ClientOptions {
             .initial_connection_window_size(WINDOW_BYTES);
         #[cfg(feature = "tls")]
         let endpoint = match (&self.tls, self.url.starts_with("https://")) {
-            (Some(tls), _) => endpoint.tls_config(tls.clone()),
-            (None, true) => {
-                endpoint.tls_config(tonic::transport::ClientTlsConfig::new().with_native_roots())
-            }
+            (Some(tls), true) => endpoint.tls_config(tls.clone()),
+            (Some(_), false) => return Err(fault("certificates need https".to_owned())),
+            (None, true) => endpoint.tls_config(ClientTlsConfig::new().with_native_roots()),
             (None, false) => Ok(endpoint),
         }
-        .map_err(|error| fault(error.to_string()))?;
-        let channels: Vec<Channel> =
-            (0..self.connections).map(|_| endpoint.connect_lazy()).collect();
+        .map_err(|error| fault(causes(&error)))?;
+        let url = Arc::from(self.url);
+        let connection = |_| Connection::new(endpoint.connect_lazy(), Arc::clone(&url));
+        let all = (0..self.connections).map(connection).collect();
         Ok(Client {
-            connections: Arc::new(Connections { channels, next: AtomicUsize::new(0) }),
+            connections: Arc::new(Connections { all, next: AtomicUsize::new(0) }),
             deadline: self.deadline,
             retry: self.retry,
         })

@@ -281,6 +281,7 @@ impl From<crate::Error> for TargetError {
     fn from(error: crate::Error) -> Self {
         match error {
             crate::Error::WrongCheckpoint { actual, .. } => Self::Conflict { actual },
+            error @ crate::Error::Connect { .. } => Self::Permanent(error.into()),
             error if error.is_on_the_way() => Self::Transient(error.into()),
             error => Self::Permanent(error.into()),
         }

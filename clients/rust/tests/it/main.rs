@@ -15,3 +15,4 @@ mod proxy;
 mod queries;
 mod retention;
 mod snapshot;
+mod tls;
