@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Message, sealed::Sealed};
 use crate::{
-    Error, Event,
+    Appended, Error, Event,
     aggregate::{Context, ExecuteError},
 };
 
@@ -123,6 +123,13 @@ pub struct Receipt {
     pub position: u64,
     /// The command had been carried out before; this time nothing was written.
     pub duplicate: bool,
+}
+
+impl From<Appended> for Receipt {
+    fn from(appended: Appended) -> Self {
+        let Appended { version, position, recorded_at: _, duplicate } = appended;
+        Self { version, position, duplicate }
+    }
 }
 
 /// Why a command was not carried out. Nothing was written but where it says so.

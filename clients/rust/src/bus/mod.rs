@@ -27,7 +27,7 @@ pub use command::{Command, CommandEnvelope, CommandError, Receipt, Violation};
 pub use command_bus::CommandBus;
 pub use event::EventBus;
 pub use query::{Query, QueryBus, QueryEnvelope, QueryError};
-pub use query_cache::{CacheOptions, QueryCache};
+pub use query_cache::{CacheOptions, Cached, QueryCache};
 use tower::{BoxError, Layer, Service, ServiceExt as _, util::BoxCloneSyncService};
 
 use layers::{Authorized, Traced};

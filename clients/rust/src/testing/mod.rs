@@ -4,6 +4,10 @@ mod scenario;
 #[cfg(feature = "testing")]
 mod store;
 
+/// What [`TestStore::start_with`] takes: the server's settings.
+#[cfg(feature = "testing")]
+pub use annals::config::Config;
+
 pub use scenario::{Decided, Outcome, Scenario};
 #[cfg(feature = "testing")]
 pub use store::TestStore;

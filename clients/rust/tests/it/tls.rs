@@ -7,7 +7,7 @@ use annals_client::{
     client::{Certificate, ClientTlsConfig, Identity, Retry},
     testing::TestStore,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -30,8 +30,10 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Self {
+    /// Two of one name would be taken for one whose signatures are wrong.
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
@@ -137,7 +139,7 @@ fn assert_refused_for_good(error: &Error, url: &str, cause: &str) {
 
 #[tokio::test]
 async fn an_append_and_a_subscription_work_over_https() {
-    let (store, authority) = (TestStore::start().await, Authority::new());
+    let (store, authority) = (TestStore::start().await, Authority::new("servers"));
     let proxy = TlsProxy::before(&store, &authority, None).await;
     let client = proxy.client(authority.trusted()).await;
     let mut subscription = client.subscribe().start().await.unwrap();
@@ -148,10 +150,10 @@ async fn an_append_and_a_subscription_work_over_https() {
 /// Calls and subscriptions: the latter would connect again for ever.
 #[tokio::test]
 async fn a_server_of_an_unknown_authority_is_refused_at_the_first_try() {
-    let (store, authority) = (TestStore::start().await, Authority::new());
+    let (store, authority) = (TestStore::start().await, Authority::new("servers"));
     let proxy = TlsProxy::before(&store, &authority, None).await;
     let client = ClientOptions::new(proxy.url())
-        .tls(Authority::new().trusted())
+        .tls(Authority::new("strangers").trusted())
         // A second try would come too late for the test.
         .retry(Retry { pause: Duration::from_hours(1), ..Retry::for_ever() })
         .deadline(Duration::from_hours(2))
@@ -170,7 +172,7 @@ async fn a_server_of_an_unknown_authority_is_refused_at_the_first_try() {
 
 #[tokio::test]
 async fn without_certificates_of_ones_own_only_the_systems_count() {
-    let (store, authority) = (TestStore::start().await, Authority::new());
+    let (store, authority) = (TestStore::start().await, Authority::new("servers"));
     let proxy = TlsProxy::before(&store, &authority, None).await;
     let connect = async { append(&Client::connect(proxy.url()).await?).await };
     let refused = connect.await.unwrap_err();
@@ -182,7 +184,7 @@ async fn without_certificates_of_ones_own_only_the_systems_count() {
 
 #[tokio::test]
 async fn a_certificate_for_another_name_is_refused_unless_that_name_is_asked_for() {
-    let (store, authority) = (TestStore::start().await, Authority::new());
+    let (store, authority) = (TestStore::start().await, Authority::new("servers"));
     let proxy = TlsProxy::before(&store, &authority, None).await;
     let url = format!("https://{}", proxy.address);
     let options = ClientOptions::new(url.clone());
@@ -197,7 +199,7 @@ async fn a_certificate_for_another_name_is_refused_unless_that_name_is_asked_for
 #[tokio::test]
 async fn a_server_that_demands_a_certificate_takes_only_clients_that_have_one() {
     let (store, authority, clients) =
-        (TestStore::start().await, Authority::new(), Authority::new());
+        (TestStore::start().await, Authority::new("servers"), Authority::new("clients"));
     let proxy = TlsProxy::before(&store, &authority, Some(&clients)).await;
 
     let nameless = proxy.client(authority.trusted()).await;
@@ -216,7 +218,7 @@ async fn a_server_that_demands_a_certificate_takes_only_clients_that_have_one() 
 
 #[tokio::test]
 async fn https_to_a_server_without_tls_says_that_it_is_not_tls() {
-    let (store, authority) = (TestStore::start().await, Authority::new());
+    let (store, authority) = (TestStore::start().await, Authority::new("servers"));
     let url = format!("https://{}", store.address());
     let client = ClientOptions::new(url.clone())
         .tls(authority.trusted())
@@ -249,4 +251,12 @@ async fn an_error_names_the_address_where_nobody_listens_and_the_cause() {
         assert!(text.contains(&format!("cannot connect to {url}: ")), "{text}");
         assert!(text.contains("Connection refused"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn certificates_for_a_connection_without_tls_are_refused() {
+    let trusted = Authority::new("servers").trusted();
+    let refused = ClientOptions::new("http://127.0.0.1:2113").tls(trusted).connect().await;
+    let text = "cannot connect to http://127.0.0.1:2113: certificates need https";
+    assert_eq!(refused.unwrap_err().to_string(), text);
 }

@@ -187,9 +187,7 @@ async fn a_repeat_that_decides_otherwise_is_the_first_ones_answer() {
                 let count = command.0.fetch_add(1, SeqCst) as usize + 1;
                 let events = vec![AccountEvent::Opened; count];
                 let stream = format!("Account-{count}");
-                let appended = client.append(stream, 0, context.events(&events)?).await?;
-                let (version, position) = (appended.version, appended.position);
-                Ok(Receipt { version, position, duplicate: appended.duplicate })
+                Ok(client.append(stream, 0, context.events(&events)?).await?.into())
             }
         })
         .build();
