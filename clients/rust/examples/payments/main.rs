@@ -144,6 +144,9 @@ enum Command {
         /// Such as Europe/Amsterdam
         #[arg(long, default_value = "UTC")]
         time_zone: String,
+        /// Also split by this: those with the most events
+        #[arg(long)]
+        by: Option<By>,
     },
     /// Keep the read models, until Ctrl-C; `annals models find payments --where status=failed` asks one
     Project,
@@ -286,12 +289,16 @@ async fn run(Arguments { server, command }: Arguments) -> Result<(), Box<dyn Err
             say!("{} events of {} payments", counted.event_count, counted.stream_count);
             counted.groups.iter().for_each(demo::print_group);
         }
-        Command::Trends { unit, time_zone } => {
+        Command::Trends { unit, time_zone, by } => {
             let trends = client.trends(unit.into()).filter(Filter::new().category("Payment"));
-            let rows = trends.time_zone(time_zone).fill_empty().get().await?.answer.rows;
+            let trends = match by {
+                Some(by) => trends.split_by(by.into()),
+                None => trends.fill_empty(),
+            };
+            let rows = trends.time_zone(time_zone).get().await?.answer.rows;
             let most = rows.iter().map(|row| row.count).max().unwrap_or_default();
             for row in &rows {
-                demo::print_bar(&row.key, row.count, most);
+                demo::print_bar(&format!("{} {}", row.key, row.series), row.count, most);
             }
         }
         Command::Project => {
