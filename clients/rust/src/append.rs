@@ -82,7 +82,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    fn into_proto(self) -> proto::AppendCondition {
+    pub(crate) fn into_proto(self) -> proto::AppendCondition {
         let filters = self.filters.into_iter().map(|filter| filter.0).collect();
         proto::AppendCondition { filters, after: self.after }
     }
@@ -115,6 +115,17 @@ pub struct Appended {
     pub recorded_at: Option<DateTime<Utc>>,
     /// They had been appended before; this call wrote nothing.
     pub duplicate: bool,
+}
+
+impl Appended {
+    pub(crate) fn from_proto(answer: &proto::AppendResponse) -> Self {
+        Self {
+            version: answer.version,
+            position: answer.position,
+            recorded_at: answer.recorded_at.and_then(moment),
+            duplicate: answer.duplicate,
+        }
+    }
 }
 
 /// What a commit does to one stream.
@@ -213,12 +224,7 @@ impl Client {
         let answer = self
             .call(request, |client, request| async move { client.commands().append(request).await })
             .await?;
-        Ok(Appended {
-            version: answer.version,
-            position: answer.position,
-            recorded_at: answer.recorded_at.and_then(moment),
-            duplicate: answer.duplicate,
-        })
+        Ok(Appended::from_proto(&answer))
     }
 
     /// Appends events to several streams as one commit, if these conditions hold: all of them or none, adjacent in

@@ -39,7 +39,6 @@ use crate::{
     Client, Error, ExpectedVersion, NewEvent, Result,
     append::{Appended, Condition},
     error::ServerError,
-    event::moment,
     proto::{self, append_stream_response},
     subscribe::ended_without_error,
 };
@@ -164,15 +163,11 @@ impl AppendStream {
         events: impl IntoIterator<Item = NewEvent>,
         conditions: Vec<Condition>,
     ) -> Result<Pending> {
-        let conditions = conditions.into_iter().map(|condition| proto::AppendCondition {
-            filters: condition.filters.into_iter().map(|filter| filter.0).collect(),
-            after: condition.after,
-        });
         let append = proto::AppendRequest {
             stream: stream.into(),
             events: events.into_iter().map(NewEvent::into_proto).collect(),
             expected_version: expected.into().into_proto(),
-            conditions: conditions.collect(),
+            conditions: conditions.into_iter().map(Condition::into_proto).collect(),
             validate_only: false,
         };
         // Closed: the state says why.
@@ -299,12 +294,9 @@ async fn hear(pipeline: Arc<Pipeline>, mut answers: Streaming<proto::AppendStrea
 
 fn outcome(answer: proto::AppendStreamResponse) -> Result<Appended> {
     match answer.result {
-        Some(append_stream_response::Result::Appended(appended)) => Ok(Appended {
-            version: appended.version,
-            position: appended.position,
-            recorded_at: appended.recorded_at.and_then(moment),
-            duplicate: appended.duplicate,
-        }),
+        Some(append_stream_response::Result::Appended(appended)) => {
+            Ok(Appended::from_proto(&appended))
+        }
         Some(append_stream_response::Result::Error(status)) => {
             let details = status.encode_to_vec().into();
             Err(Status::with_details(Code::from(status.code), status.message, details).into())

@@ -728,7 +728,12 @@ impl<T: DeserializeOwned> Watch<T> {
                 Ok(Some(message)) => message.message,
                 ended => {
                     self.messages = None;
-                    self.wait_after(ended.err().unwrap_or_else(ended_without_error).into()).await?;
+                    self.backoff
+                        .wait_after(
+                            ended.err().unwrap_or_else(ended_without_error).into(),
+                            "the watch",
+                        )
+                        .await?;
                     continue;
                 }
             };
@@ -760,19 +765,8 @@ impl<T: DeserializeOwned> Watch<T> {
                     self.messages = Some(answer.into_inner());
                     return Ok(());
                 }
-                Err(status) => self.wait_after(status.into()).await?,
+                Err(status) => self.backoff.wait_after(status.into(), "the watch").await?,
             }
-        }
-    }
-
-    async fn wait_after(&mut self, error: Error) -> Result<()> {
-        match self.backoff.next() {
-            Some(pause) if error.is_repeatable() => {
-                tracing::debug!(%error, ?pause, "the watch connects again");
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            _ => Err(error),
         }
     }
 }

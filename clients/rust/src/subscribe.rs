@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use tonic::{Request, Streaming};
 
 use crate::{
-    Client, Error, Event, Filter, Result,
+    Client, Event, Filter, Result,
     client::{Backoff, Retry},
     event::timestamp,
     proto::{self, subscribe_request::Start, subscribe_response},
@@ -268,7 +268,12 @@ impl Subscription {
                 Ok(Some(answer)) => answer,
                 ended => {
                     self.messages = None;
-                    self.wait_after(ended.err().unwrap_or_else(ended_without_error).into()).await?;
+                    self.backoff
+                        .wait_after(
+                            ended.err().unwrap_or_else(ended_without_error).into(),
+                            "the subscription",
+                        )
+                        .await?;
                     continue;
                 }
             };
@@ -332,27 +337,16 @@ impl Subscription {
                 let first = messages.message().await?;
                 Ok::<_, tonic::Status>((messages, first))
             };
-            match confirmed.await {
+            let status = match confirmed.await {
                 Ok((messages, Some(first))) => {
                     self.take(first)?;
                     self.messages = Some(messages);
                     return Ok(());
                 }
-                Ok((_, None)) => self.wait_after(ended_without_error().into()).await?,
-                Err(status) => self.wait_after(status.into()).await?,
-            }
-        }
-    }
-
-    /// Waits before the next try, where one can help.
-    async fn wait_after(&mut self, error: Error) -> Result<()> {
-        match self.backoff.next() {
-            Some(pause) if error.is_repeatable() => {
-                tracing::debug!(%error, ?pause, "the subscription connects again");
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            _ => Err(error),
+                Ok((_, None)) => ended_without_error(),
+                Err(status) => status,
+            };
+            self.backoff.wait_after(status.into(), "the subscription").await?;
         }
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 
+use crate::{Error, Result};
+
 /// How often and how soon something is tried again.
 ///
 /// ```
@@ -71,6 +73,28 @@ impl Backoff {
         let pause = self.pause.min(self.retry.pause_max);
         self.pause = pause.saturating_mul(2);
         Some(pause.mul_f64(rand::rng().random_range(0.5..=1.0)))
+    }
+
+    /// Waits before the next try, where one can help; otherwise gives the error back. `what` connects again.
+    pub(crate) async fn wait_after(&mut self, error: Error, what: &'static str) -> Result<()> {
+        self.wait_if(error.is_repeatable(), error, what).await
+    }
+
+    /// The same, where the caller knows whether another try can help.
+    pub(crate) async fn wait_if(
+        &mut self,
+        helps: bool,
+        error: Error,
+        what: &'static str,
+    ) -> Result<()> {
+        match self.next() {
+            Some(pause) if helps => {
+                tracing::debug!(%error, ?pause, "{what} connects again");
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     /// It went well meanwhile.

@@ -540,14 +540,7 @@ impl Consumer {
         // The server may not know yet that the connection broke, or somebody has taken the place.
         let place_is_taken = !self.id.is_empty() && error.reason() == "TOO_MANY_CONSUMERS";
         let helps = error.is_repeatable() || place_is_taken;
-        match self.backoff.next() {
-            Some(pause) if helps => {
-                tracing::debug!(%error, ?pause, "the consumer connects again");
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            _ => Err(error),
-        }
+        self.backoff.wait_if(helps, error, "the consumer").await
     }
 }
 

@@ -3,7 +3,7 @@
 use tonic::{Response, Status, Streaming};
 
 use crate::{
-    Client, Error, Result,
+    Client, Result,
     client::{Backoff, Retry},
     subscribe::ended_without_error,
 };
@@ -45,7 +45,12 @@ impl<W: Watched> Live<W> {
                 }
                 ended => {
                     self.answers = None;
-                    self.wait_after(ended.err().unwrap_or_else(ended_without_error).into()).await?;
+                    self.backoff
+                        .wait_after(
+                            ended.err().unwrap_or_else(ended_without_error).into(),
+                            "the watch",
+                        )
+                        .await?;
                 }
             }
         }
@@ -58,19 +63,8 @@ impl<W: Watched> Live<W> {
                     self.answers = Some(answers.into_inner());
                     return Ok(());
                 }
-                Err(status) => self.wait_after(status.into()).await?,
+                Err(status) => self.backoff.wait_after(status.into(), "the watch").await?,
             }
-        }
-    }
-
-    async fn wait_after(&mut self, error: Error) -> Result<()> {
-        match self.backoff.next() {
-            Some(pause) if error.is_repeatable() => {
-                tracing::debug!(%error, ?pause, "the watch connects again");
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            _ => Err(error),
         }
     }
 }
