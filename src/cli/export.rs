@@ -37,7 +37,8 @@ pub struct ExportArgs {
     /// At most so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Also the server's own events, of streams that begin with `$`; they cannot be imported
+    /// Also events of streams that begin with `$`: the server's own, which cannot be imported, and snapshots of
+    /// clients
     #[arg(long)]
     system: bool,
     #[command(flatten)]

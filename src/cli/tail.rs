@@ -41,8 +41,8 @@ pub struct TailArgs {
     #[arg(long, value_name = "NAME", requires = "group", default_value = NAME,
         hide_default_value = true)]
     consumer: String,
-    /// Also the server's own events, of streams that begin with `$`; with a filter they are shown if it picks
-    /// them
+    /// Also events of streams that begin with `$`, the server's own and snapshots of clients; with a filter they
+    /// are shown if it picks them
     #[arg(long)]
     system: bool,
     /// Print one JSON object a line
@@ -84,7 +84,7 @@ impl StartArgs {
 struct Tail {
     server: ServerArgs,
     filters: Vec<Filter>,
-    /// Whether the server's own events are printed, too.
+    /// Whether events of streams that begin with `$` are printed, too.
     system: bool,
     json: bool,
     out: Output,

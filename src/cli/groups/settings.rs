@@ -22,8 +22,8 @@ const HEADING: &str = "How it works";
 
 /// Make a consumer group
 ///
-/// Without options it begins at the log's start and takes every event but those of the server's own
-/// streams. The same again changes nothing.
+/// Without options it begins at the log's start and takes every event but those of streams
+/// that begin with `$`. The same again changes nothing.
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
     /// The group's name
