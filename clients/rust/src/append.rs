@@ -82,7 +82,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    pub(crate) fn into_proto(self) -> proto::AppendCondition {
+    fn into_proto(self) -> proto::AppendCondition {
         let filters = self.filters.into_iter().map(|filter| filter.0).collect();
         proto::AppendCondition { filters, after: self.after }
     }
@@ -158,6 +158,22 @@ pub struct StreamWrite {
     pub events: Vec<NewEvent>,
 }
 
+/// The message of an append, alone or in a pipeline.
+pub(crate) fn append_request(
+    stream: impl Into<String>,
+    expected: impl Into<ExpectedVersion>,
+    events: impl IntoIterator<Item = NewEvent>,
+    conditions: Vec<Condition>,
+) -> proto::AppendRequest {
+    proto::AppendRequest {
+        stream: stream.into(),
+        events: events.into_iter().map(NewEvent::into_proto).collect(),
+        expected_version: expected.into().into_proto(),
+        conditions: conditions.into_iter().map(Condition::into_proto).collect(),
+        validate_only: false,
+    }
+}
+
 impl Client {
     /// Appends events to one stream, all or nothing.
     ///
@@ -214,13 +230,7 @@ impl Client {
         events: impl IntoIterator<Item = NewEvent>,
         conditions: Vec<Condition>,
     ) -> Result<Appended> {
-        let request = proto::AppendRequest {
-            stream: stream.into(),
-            events: events.into_iter().map(NewEvent::into_proto).collect(),
-            expected_version: expected.into().into_proto(),
-            conditions: conditions.into_iter().map(Condition::into_proto).collect(),
-            validate_only: false,
-        };
+        let request = append_request(stream, expected, events, conditions);
         let answer = self
             .call(request, |client, request| async move { client.commands().append(request).await })
             .await?;

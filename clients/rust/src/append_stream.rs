@@ -37,7 +37,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use crate::{
     Client, Error, ExpectedVersion, NewEvent, Result,
-    append::{Appended, Condition},
+    append::{Appended, Condition, append_request},
     error::ServerError,
     proto::{self, append_stream_response},
     subscribe::ended_without_error,
@@ -163,13 +163,7 @@ impl AppendStream {
         events: impl IntoIterator<Item = NewEvent>,
         conditions: Vec<Condition>,
     ) -> Result<Pending> {
-        let append = proto::AppendRequest {
-            stream: stream.into(),
-            events: events.into_iter().map(NewEvent::into_proto).collect(),
-            expected_version: expected.into().into_proto(),
-            conditions: conditions.into_iter().map(Condition::into_proto).collect(),
-            validate_only: false,
-        };
+        let append = append_request(stream, expected, events, conditions);
         // Closed: the state says why.
         let room = Arc::clone(&self.pipeline.room).acquire_owned().await.ok();
         let (answer, pending) = oneshot::channel();
