@@ -7,6 +7,7 @@ mod aggregate;
 mod append_stream;
 mod basics;
 mod bus;
+mod checks;
 mod documented;
 mod groups;
 mod projection;

@@ -16,6 +16,8 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use crate::checks::Checks;
+
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 struct Total {
     events: u64,
@@ -157,38 +159,6 @@ async fn a_commit_whose_answer_is_lost_counts_once() {
     assert_eq!(totals(&model).await, expected);
 }
 
-/// With the check: commits only where the runner believes the checkpoint to be. Without: wherever it is.
-struct Checks {
-    target: ReadModelTarget,
-    model: ReadModel,
-    is_on: bool,
-}
-
-impl Target for Checks {
-    type Batch = Documents;
-
-    async fn checkpoint(&mut self) -> Result<u64, TargetError> {
-        self.target.checkpoint().await
-    }
-
-    fn begin(&mut self) -> Documents {
-        self.target.begin()
-    }
-
-    async fn commit(
-        &mut self,
-        expected: u64,
-        checkpoint: u64,
-        batch: &mut Documents,
-    ) -> Result<(), TargetError> {
-        if self.is_on {
-            return self.target.commit(expected, checkpoint, batch).await;
-        }
-        let actual = self.model.checkpoint().await?.checkpoint;
-        self.target.commit(actual, checkpoint.max(actual + 1), batch).await
-    }
-}
-
 /// One runner has begun when another one handles the same events and commits them; then the first goes on.
 #[tokio::test]
 async fn a_runner_that_was_overtaken_repeats_nothing() {
@@ -218,8 +188,7 @@ async fn without_the_checkpoint_check_events_count_twice() {
     let expected = fill(&client, 6).await;
     let model = model(&client).await;
     for is_on in [true, false] {
-        let mut target =
-            Checks { target: ReadModelTarget::new(model.clone()), model: model.clone(), is_on };
+        let mut target = Checks { target: ReadModelTarget::new(model.clone()), is_on };
         let mut batch = {
             target.checkpoint().await.unwrap();
             target.begin()
@@ -241,8 +210,7 @@ async fn without_the_checkpoint_check_events_count_twice() {
 async fn dropped_and_started_anew(store: &TestStore, is_on: bool) -> (ReadModel, [Total; 3]) {
     let client = store.client();
     let model = model(&client).await;
-    let checks =
-        || Checks { target: ReadModelTarget::new(model.clone()), model: model.clone(), is_on };
+    let checks = || Checks { target: ReadModelTarget::new(model.clone()), is_on };
     let writing = tokio::spawn({
         let client = client.clone();
         async move { fill(&client, 3000).await }
