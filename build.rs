@@ -36,6 +36,23 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".annals.v1.ReadAllResponse", "crate::wire::block::EventBlock")
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .codec_path("crate::wire::codec::Codec")
-        .compile_fds(descriptors)?;
+        .compile_fds(descriptors.clone())?;
+
+    // The server takes appends with their events left encoded: src/wire/append.rs.
+    let commands = out.join("commands");
+    fs::create_dir_all(&commands)?;
+    let mut of_commands = descriptors;
+    of_commands.file.retain(|file| file.name() == "annals/v1/command.proto");
+    let mut builder = tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(commands)
+        .extern_path(".annals.v1", "crate::wire::proto::v1")
+        .codec_path("crate::wire::codec::Codec");
+    for request in ["AppendRequest", "AppendStreamRequest", "CommitRequest"] {
+        let (path, ours) =
+            (format!(".annals.v1.{request}"), format!("crate::wire::append::{request}"));
+        builder = builder.extern_path(path, ours);
+    }
+    builder.compile_fds(of_commands)?;
     Ok(())
 }

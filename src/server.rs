@@ -39,10 +39,9 @@ use crate::{
         proto::{
             self,
             bench::empty_service_server::EmptyServiceServer,
+            commands::command_service_server::CommandServiceServer,
             v1::{
-                admin_service_server::AdminServiceServer,
-                command_service_server::CommandServiceServer,
-                query_service_server::QueryServiceServer,
+                admin_service_server::AdminServiceServer, query_service_server::QueryServiceServer,
                 read_model_service_server::ReadModelServiceServer,
                 subscription_service_server::SubscriptionServiceServer,
             },

@@ -27,10 +27,11 @@ use annals::{
     },
     service::group::journal::Created,
     wire::{
-        consume, convert, filter, group,
+        append::{self, AppendRequest, CommitRequest},
+        consume, filter, group,
         proto::v1::{
-            AppendRequest, CommitRequest, ConsumeRequest, CountRequest, CreateGroupRequest,
-            SettleRequest, SubscribeRequest, UpdateGroupRequest,
+            ConsumeRequest, CountRequest, CreateGroupRequest, SettleRequest, SubscribeRequest,
+            UpdateGroupRequest,
         },
         read_model, status, subscribing,
     },
@@ -49,8 +50,8 @@ fn proposal(
         return Ok(None);
     }
     Ok(match kind % 8 {
-        0 => convert::append(AppendRequest::decode(bytes)?, &limits).ok(),
-        1 => convert::commit(CommitRequest::decode(bytes)?, &limits).ok(),
+        0 => append::proposal(AppendRequest::decode(bytes)?, &limits).ok(),
+        1 => append::commit_proposal(CommitRequest::decode(bytes)?, &limits).ok(),
         2 => {
             let _ = subscribing::subscribe(SubscribeRequest::decode(bytes)?, &limits);
             None
@@ -105,7 +106,7 @@ static HISTORY: LazyLock<Store> = LazyLock::new(|| {
         let id = uuid::Uuid::from_u128(number.into());
         let (event_type, tags) = (name(one_of(["A", "B", "C"])), vec![name(one_of(["a", "b", "c"]))]);
         let occurred = Timestamp::new(i64::from(number / 10), i64::from(number));
-        let event = NewEvent::new(id, &stream, event_type, tags, occurred, body);
+        let event = NewEvent::new(id, &stream, &event_type, &tags, occurred, body);
         let write = Write { stream, events: vec![event], expected: None };
         let (_, leads) = store
             .submit(Proposal { writes: vec![write], ..Proposal::default() })

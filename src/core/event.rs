@@ -1,5 +1,6 @@
 //! An event on its way in: valid once it exists, and encoded but for what the sequencer gives it.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
@@ -12,11 +13,9 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
     id: Uuid,
-    event_type: Name,
-    tags: Vec<Name>,
     occurred_at: Option<Timestamp>,
-    /// [`Body::encode`]'s, done by the caller's thread: the sequencer copies it behind its stamp.
-    body: Vec<u8>,
+    /// [`Body::put`]'s, done by the caller's thread: the sequencer copies it behind its stamp.
+    body: Bytes,
 }
 
 impl NewEvent {
@@ -24,32 +23,24 @@ impl NewEvent {
     pub fn new(
         id: Uuid,
         stream: &Name,
-        event_type: Name,
-        tags: Vec<Name>,
+        event_type: &Name,
+        tags: &[Name],
         occurred_at: Option<Timestamp>,
         body: Body<'_>,
     ) -> Self {
-        let tag_texts = tags.iter().map(Name::as_str).collect();
-        let body = Body {
-            stream: stream.as_str(),
-            event_type: event_type.as_str(),
-            tags: tag_texts,
-            ..body
-        }
-        .encode();
-        Self { id, event_type, tags, occurred_at, body }
+        let tags = tags.iter().map(Name::as_str).collect();
+        let (stream, event_type) = (stream.as_str(), event_type.as_str());
+        let body = Body { stream, event_type, tags, ..body };
+        Self::encoded(id, occurred_at, body.encode().into())
+    }
+
+    /// An event whose `body` [`Body::put`] has made, perhaps in one piece with those of others.
+    pub fn encoded(id: Uuid, occurred_at: Option<Timestamp>, body: Bytes) -> Self {
+        Self { id, occurred_at, body }
     }
 
     pub fn id(&self) -> &Uuid {
         &self.id
-    }
-
-    pub fn event_type(&self) -> &Name {
-        &self.event_type
-    }
-
-    pub fn tags(&self) -> &[Name] {
-        &self.tags
     }
 
     pub fn occurred_at(&self) -> Option<Timestamp> {

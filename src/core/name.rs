@@ -38,17 +38,26 @@ pub fn is_reserved(name: &str) -> bool {
 }
 
 impl Name {
-    /// Checks `text`: 1 to `bytes_max` bytes, no control characters.
+    /// The name that `text` is, if it is one: 1 to `bytes_max` bytes, no control characters.
     pub fn new(text: &str, bytes_max: usize) -> Result<Self, NameError> {
+        Self::check(text, bytes_max).map(|()| Self(text.into()))
+    }
+
+    /// Whether `text` is a name, as [`Name::new`].
+    pub fn check(text: &str, bytes_max: usize) -> Result<(), NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
         if text.len() > bytes_max {
             return Err(NameError::TooLong { actual: text.len(), max: bytes_max });
         }
+        // Of nearly all names a look at the bytes is enough.
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Ok(());
+        }
         match text.char_indices().find(|(_, character)| character.is_control()) {
             Some((at, _)) => Err(NameError::Control(at)),
-            None => Ok(Self(text.into())),
+            None => Ok(()),
         }
     }
 

@@ -162,7 +162,7 @@ impl Setting {
         let (event_type, data) = self.change.encode();
         let data = data.as_deref().map_or(Data::None, Data::Text);
         let body = Body { data, ..Body::default() };
-        let event = NewEvent::new(id, &stream, name(event_type), Vec::new(), None, body);
+        let event = NewEvent::new(id, &stream, &name(event_type), &[], None, body);
         let write = Write { stream, events: vec![event], expected: None };
         Proposal { writes: vec![write], setting: Some(self), ..Proposal::default() }
     }

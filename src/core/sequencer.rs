@@ -214,12 +214,10 @@ impl Sequencer {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
         }
-        let (bytes, records) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.records));
-        for (place, offset) in places.iter().zip(&records) {
-            let offset = usize::try_from(*offset).expect("it lies in memory");
-            self.index(*place, format::message(&bytes[offset..]));
+        let events = proposal.writes.iter().flat_map(|write| &write.events);
+        for (event, place) in events.zip(places) {
+            self.index(*place, event.occurred_at().unwrap_or(recorded_at), event.body());
         }
-        (self.bytes, self.records) = (bytes, records);
         if proposal.setting.is_some() {
             let seen = self.log.log().watermark().get();
             self.apply_setting(self.head, seen);
@@ -474,9 +472,9 @@ impl Sequencer {
         self.bytes.extend_from_slice(&seal);
     }
 
-    /// Notes the event that was written behind the head, whose record has this message, in every index, and
-    /// moves the head.
-    fn index(&mut self, place: Place, message: &[u8]) {
+    /// Notes the event that was written behind the head in every index, and moves the head. `body` has its fields,
+    /// with or without those of its stamp.
+    fn index(&mut self, place: Place, occurred_at: Timestamp, body: &[u8]) {
         let (permit, history) = (&mut self.permit, &*self.history);
         let (position, floor) = (self.head.next(), history.log.first());
         self.ids.insert(place, position);
@@ -484,11 +482,10 @@ impl Sequencer {
         let (mut correlation, mut causation) = (None, None);
         self.codes.clear();
         self.codes.resize(history.metadata.len(), 0);
-        format::for_each_indexed(message, |indexed| {
+        columns.occurred.push(position, Some(occurred_at), permit);
+        format::for_each_indexed(body, |indexed| {
             match indexed {
-                Indexed::OccurredAt(moment) => {
-                    columns.occurred.push(position, Some(moment), permit);
-                }
+                Indexed::OccurredAt(_) => {}
                 Indexed::Stream(stream) => {
                     let code = history.streams.push(stream, position, permit);
                     columns.streams.push(position, code, permit);
@@ -610,7 +607,7 @@ impl Sequencer {
                 if record[0] == format::REMOVED_TAG {
                     self.index_removed(place, body.stream);
                 } else {
-                    self.index(place, format::message(record));
+                    self.index(place, event.stamp.occurred_at, format::message(record));
                 }
                 if body.stream.starts_with('$') {
                     // Nobody sees anything before the end.

@@ -243,7 +243,7 @@ mod model {
         let stream = name("Account-1");
         let body = Body::default();
         let event =
-            |id| NewEvent::new(Uuid::from_u128(id), &stream, name("T"), vec![], None, body.clone());
+            |id| NewEvent::new(Uuid::from_u128(id), &stream, &name("T"), &[], None, body.clone());
         let events = vec![event(2 * id), event(2 * id + 1)];
         Proposal {
             writes: vec![Write { stream: stream.clone(), events, expected }],

@@ -28,18 +28,38 @@ impl CommandService {
 
     /// Commits `proposal`, or says why not. Dropping the future does not take a proposal back, nor does
     /// it hold up others.
-    pub async fn commit(&self, proposal: Proposal) -> Result<Committed, AppendError> {
-        outcome(self.submit(proposal).await?).await
+    pub async fn commit(&self, mut proposal: Proposal) -> Result<Committed, AppendError> {
+        self.look_ahead(&mut proposal).await;
+        let (answer, leads) = self.store.submit(proposal)?;
+        if leads {
+            self.lead();
+        }
+        outcome(answer).await
     }
 
-    /// Hands `proposal` in; the answer comes later. One task's proposals are decided in the order of its
-    /// calls.
-    pub async fn submit(&self, mut proposal: Proposal) -> Result<Answer, AppendError> {
-        for condition in &mut proposal.conditions {
-            self.look_ahead(condition).await;
+    /// Hands `proposals` in together: they are decided in their order, and one task's in the order of its calls. The
+    /// answers come later.
+    pub async fn submit(&self, mut proposals: Vec<Proposal>) -> Vec<Result<Answer, AppendError>> {
+        for proposal in &mut proposals {
+            self.look_ahead(proposal).await;
         }
-        let (answer, leads) = self.store.submit(proposal)?;
-        if leads && self.store.lead(ROUNDS_OF_A_CALLER) {
+        // Nothing is waited for between taking the lead and leading.
+        let mut leads = false;
+        let submit = |proposal| {
+            let (answer, now_leads) = self.store.submit(proposal)?;
+            leads |= now_leads;
+            Ok(answer)
+        };
+        let answers = proposals.into_iter().map(submit).collect();
+        if leads {
+            self.lead();
+        }
+        answers
+    }
+
+    /// Decides what waits, for the caller who has the lead.
+    fn lead(&self) {
+        if self.store.lead(ROUNDS_OF_A_CALLER) {
             // The lead goes to a task that nobody can cancel.
             let store = Arc::clone(&self.store);
             tokio::spawn(async move {
@@ -48,12 +68,17 @@ impl CommandService {
                 }
             });
         }
-        Ok(answer)
+    }
+
+    async fn look_ahead(&self, proposal: &mut Proposal) {
+        for condition in &mut proposal.conditions {
+            self.check_ahead(condition).await;
+        }
     }
 
     /// Looks for events that break `condition` up to the watermark, so that the sequencer need not: all
     /// writers wait for it.
-    async fn look_ahead(&self, condition: &mut Condition) {
+    async fn check_ahead(&self, condition: &mut Condition) {
         let history = self.store.history();
         let reader = history.log.reader();
         let head = reader.head();

@@ -160,8 +160,7 @@ fn pack_indexes(store: &Store) -> Result<u64, CompactError> {
 fn compaction_requested() -> Proposal {
     let name = |text| Name::new(text, usize::MAX).expect("it is one");
     let (stream, event_type) = (name("$compaction"), name("$compaction-requested"));
-    let event =
-        NewEvent::new(Uuid::now_v7(), &stream, event_type, Vec::new(), None, Body::default());
+    let event = NewEvent::new(Uuid::now_v7(), &stream, &event_type, &[], None, Body::default());
     Proposal {
         writes: vec![Write { stream, events: vec![event], expected: None }],
         ..Proposal::default()

@@ -1,23 +1,29 @@
 //! `annals.v1.CommandService`.
 
+use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
-    Answers, answers, convert,
-    proto::v1::{
-        AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, CommitRequest,
-        CommitResponse, DeleteStreamRequest, DeleteStreamResponse, SetRetentionRequest,
-        SetRetentionResponse, TombstoneStreamRequest, TombstoneStreamResponse,
-        TruncateStreamRequest, TruncateStreamResponse, append_stream_response,
-        command_service_server,
+    Answers, answers,
+    append::{self, AppendRequest, AppendStreamRequest, CommitRequest},
+    convert,
+    proto::{
+        commands::command_service_server,
+        v1::{
+            AppendResponse, AppendStreamResponse, CommitResponse, DeleteStreamRequest,
+            DeleteStreamResponse, SetRetentionRequest, SetRetentionResponse,
+            TombstoneStreamRequest, TombstoneStreamResponse, TruncateStreamRequest,
+            TruncateStreamResponse, append_stream_response,
+        },
     },
     settings, status,
 };
 use crate::{
     core::{
+        append::Proposal,
         limits::Limits,
         retention::{Change, Setting},
         store::Answer,
@@ -27,6 +33,9 @@ use crate::{
 
 /// So many appends of one `AppendStream` are on their way at once; then it is read no further.
 const PIPELINE_MAX: usize = 1024;
+
+/// So many of them are handed in together at most.
+const TOGETHER_MAX: usize = 128;
 
 /// The service on the wire.
 pub struct Commands {
@@ -54,9 +63,9 @@ impl command_service_server::CommandService for Commands {
         &self,
         request: Request<AppendRequest>,
     ) -> Result<Response<AppendResponse>, Status> {
-        let proposal = convert::append(request.into_inner(), &self.limits)?;
+        let proposal = append::proposal(request.into_inner(), &self.limits)?;
         let committed = self.service.commit(proposal).await?;
-        Ok(Response::new(convert::appended(&committed)))
+        Ok(Response::new(append::appended(&committed)))
     }
 
     async fn commit(
@@ -65,9 +74,9 @@ impl command_service_server::CommandService for Commands {
     ) -> Result<Response<CommitResponse>, Status> {
         let request = request.into_inner();
         let streams = request.writes.iter().map(|write| write.stream.clone()).collect();
-        let proposal = convert::commit(request, &self.limits)?;
+        let proposal = append::commit_proposal(request, &self.limits)?;
         let committed = self.service.commit(proposal).await?;
-        Ok(Response::new(convert::committed(streams, &committed)))
+        Ok(Response::new(append::committed(streams, &committed)))
     }
 
     async fn set_retention(
@@ -131,7 +140,7 @@ impl command_service_server::CommandService for Commands {
             };
             let result = match answer {
                 Ok(committed) => {
-                    append_stream_response::Result::Appended(convert::appended(&committed))
+                    append_stream_response::Result::Appended(append::appended(&committed))
                 }
                 Err(status) => append_stream_response::Result::Error(tonic_types::Status {
                     code: status.code().into(),
@@ -161,8 +170,8 @@ enum Pending {
     End(Status),
 }
 
-/// Reads one `AppendStream` and hands its appends in, in their order. It waits for no answer, so that
-/// appends overlap on their way; it ends with the stream, in both directions.
+/// Reads one `AppendStream` and hands its appends in, in their order: what has come together is handed in together. It
+/// waits for no answer, so that appends overlap on their way; it ends with the stream, in both directions.
 struct Pipeline {
     service: CommandService,
     limits: Limits,
@@ -173,39 +182,53 @@ struct Pipeline {
 impl Pipeline {
     async fn run(self, mut requests: Streaming<AppendStreamRequest>) {
         loop {
-            let request = tokio::select! {
+            let first = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => Err(status::shutting_down()),
                 request = requests.message() => request,
             };
-            let pending = match request {
-                Ok(Some(request)) => self.hand_in(request).await,
-                Ok(None) => return,
-                Err(status) => Pending::End(status),
-            };
-            let end = matches!(pending, Pending::End(_));
-            if self.pending.send(pending).await.is_err() {
-                return;
+            let (mut proposals, mut pending) = (Vec::new(), Vec::new());
+            let mut end = None;
+            let mut next = Some(first);
+            while let Some(request) = next {
+                match request {
+                    Ok(Some(request)) => {
+                        pending.push(self.proposal(request).map(|it| proposals.push(it)))
+                    }
+                    Ok(None) => end = Some(None),
+                    Err(status) => end = Some(Some(Pending::End(status))),
+                }
+                let room = end.is_none() && pending.len() < TOGETHER_MAX;
+                next = if room { requests.message().now_or_never() } else { None };
             }
-            if end {
-                break;
+            let mut answers = self.service.submit(proposals).await.into_iter();
+            let pending = pending.into_iter().map(|outcome| match outcome {
+                Ok(()) => match answers.next().expect("each proposal has one") {
+                    Ok(answer) => Pending::Answer(answer),
+                    Err(error) => Pending::Refused(error.into()),
+                },
+                Err(status) => Pending::Refused(status),
+            });
+            for pending in pending {
+                if self.pending.send(pending).await.is_err() {
+                    return;
+                }
+            }
+            match end {
+                None => {}
+                Some(None) => return,
+                Some(Some(last)) => {
+                    let told = self.pending.send(last).await;
+                    return if told.is_ok() {
+                        super::linger(requests).await
+                    };
+                }
             }
         }
-        super::linger(requests).await;
     }
 
-    async fn hand_in(&self, request: AppendStreamRequest) -> Pending {
-        let Some(append) = request.append else {
-            let error = convert::InvalidRequest::one("append", "must be set");
-            return Pending::Refused(error.into());
-        };
-        let proposal = match convert::append(append, &self.limits) {
-            Ok(proposal) => proposal,
-            Err(error) => return Pending::Refused(error.into()),
-        };
-        match self.service.submit(proposal).await {
-            Ok(answer) => Pending::Answer(answer),
-            Err(error) => Pending::Refused(error.into()),
-        }
+    fn proposal(&self, request: AppendStreamRequest) -> Result<Proposal, Status> {
+        let append = request.append.ok_or(convert::InvalidRequest::one("append", "must be set"))?;
+        Ok(append::proposal(append, &self.limits)?)
     }
 }

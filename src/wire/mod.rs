@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod analytics;
+pub mod append;
 pub mod block;
 pub mod call;
 mod caller;
@@ -31,6 +32,10 @@ pub mod proto {
     /// `annals.v1`, the protocol.
     pub mod v1 {
         tonic::include_proto!("annals.v1");
+    }
+    /// `annals.v1.CommandService` as the server has it, with the requests of [`append`](super::append).
+    pub mod commands {
+        include!(concat!(env!("OUT_DIR"), "/commands/annals.v1.rs"));
     }
     /// `annals.bench.v1`, the empty twins for benchmarks.
     pub mod bench {

@@ -282,7 +282,7 @@ impl Commit {
         let text = "y".repeat(self.size);
         let body = Body { data: Data::Text(&text), ..Body::default() };
         let stream = name("Account-1");
-        let event = |id| NewEvent::new(id, &stream, name("T"), vec![], None, body.clone());
+        let event = |id| NewEvent::new(id, &stream, &name("T"), &[], None, body.clone());
         let events = self.ids().map(event).collect();
         Proposal {
             writes: vec![Write { stream: stream.clone(), events, expected: None }],

@@ -120,7 +120,7 @@ fn append(stream: usize, first: u128, events: u128, size: usize) -> Proposal {
     let event = |number| {
         let body = Body { data: Data::Text(&text), ..Body::default() };
         let tags = vec![name("red")];
-        NewEvent::new(Uuid::from_u128(number), &stream, name("Made"), tags, None, body)
+        NewEvent::new(Uuid::from_u128(number), &stream, &name("Made"), &tags, None, body)
     };
     let events = (first..first + events).map(event).collect();
     Proposal {

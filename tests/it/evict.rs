@@ -45,7 +45,7 @@ fn proposal(id: u128, stream: &str, size: usize) -> Proposal {
     let text = "y".repeat(size);
     let body = Body { data: Data::Text(&text), ..Body::default() };
     let (stream, tag) = (name(stream), name(&format!("tag-{id}")));
-    let event = NewEvent::new(Uuid::from_u128(id), &stream, name("Made"), vec![tag], None, body);
+    let event = NewEvent::new(Uuid::from_u128(id), &stream, &name("Made"), &[tag], None, body);
     let write = Write { stream, events: vec![event], expected: None };
     Proposal { writes: vec![write], ..Proposal::default() }
 }

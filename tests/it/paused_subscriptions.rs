@@ -65,7 +65,7 @@ impl Stage {
         let event = || {
             let body = Body { data: Data::Text(&text), ..Body::default() };
             let event_type = Name::any(event_type);
-            NewEvent::new(Uuid::new_v4(), &stream, event_type, Vec::new(), None, body)
+            NewEvent::new(Uuid::new_v4(), &stream, &event_type, &[], None, body)
         };
         let events = (0..events).map(|_| event()).collect();
         let write = Write { stream: stream.clone(), events, expected: None };

@@ -46,7 +46,7 @@ fn empty() -> (Store, Arc<ManualClock>) {
 
 fn append(store: &Store, occurred_at: Option<Timestamp>, body: Body<'_>) {
     let (stream, event_type) = (Name::any("Payment-1"), Name::any("Paid"));
-    let event = NewEvent::new(Uuid::new_v4(), &stream, event_type, Vec::new(), occurred_at, body);
+    let event = NewEvent::new(Uuid::new_v4(), &stream, &event_type, &[], occurred_at, body);
     let write = Write { stream, events: vec![event], expected: None };
     let proposal = Proposal {
         writes: vec![write],

@@ -13,7 +13,10 @@ use annals::{
         },
         event::NewEvent,
         filter::{Clause, Filter, plan::Direction},
-        log::{LogWriter, format::Body},
+        log::{
+            LogWriter,
+            format::{self, Body, Indexed},
+        },
         name::{self, Name},
         position::{Position, Version},
         retention::{Change, Gone, Rule, Scope, Setting},
@@ -523,7 +526,7 @@ impl Caller {
         let events = (0..count)
             .map(|index| {
                 let (id, event_type) = (self.id(), name(TYPES[index % 2]));
-                NewEvent::new(id, &name(stream), event_type, vec![], None, Body::default())
+                NewEvent::new(id, &name(stream), &event_type, &[], None, Body::default())
             })
             .collect();
         let write = Write { stream: name(stream), events, expected: None };
@@ -540,8 +543,7 @@ fn set(subject: &Subject, model: &mut Model, caller: &mut Caller, setting: &Sett
         (Ok(changes), Ok(committed)) if committed.recorded_at.is_some() => {
             // Where a rule has hidden it all, a truncation is noted all the same.
             assert!(changes || matches!(setting.change, Change::Truncate { .. }), "{setting:?}");
-            let event_type = write.events[0].event_type().as_str();
-            model.write(id, write.stream.as_str(), event_type);
+            model.write(id, write.stream.as_str(), event_type(&write.events[0]));
             assert_eq!(committed.last.get(), model.head());
         }
         (Ok(false), Ok(committed)) => assert_eq!(committed.last, Position::ZERO),
@@ -550,6 +552,18 @@ fn set(subject: &Subject, model: &mut Model, caller: &mut Caller, setting: &Sett
         | (Err("beyond"), Err(AppendError::TruncatesBeyondEnd { .. })) => {}
         (expected, answer) => panic!("{setting:?}: {expected:?}, {answer:?}"),
     }
+}
+
+/// The type that is part of the event's body.
+pub fn event_type(event: &NewEvent) -> &str {
+    let mut found = "";
+    format::for_each_indexed(event.body(), |indexed| {
+        if let Indexed::Type(name) = indexed {
+            found = name;
+        }
+        true
+    });
+    found
 }
 
 fn apply(op: Op, subject: &mut Subject, model: &mut Model, caller: &mut Caller) {
@@ -572,7 +586,7 @@ fn apply(op: Op, subject: &mut Subject, model: &mut Model, caller: &mut Caller) 
                 assert!(matches!(answer, Err(AppendError::Tombstoned { .. })), "{answer:?}");
             } else if breaking.is_empty() {
                 for event in &proposal.writes[0].events {
-                    model.write(*event.id(), STREAMS[stream], event.event_type().as_str());
+                    model.write(*event.id(), STREAMS[stream], event_type(event));
                 }
                 let last = model.version(STREAMS[stream]);
                 assert_eq!(answer.unwrap().writes[0].last.get(), last);

@@ -47,8 +47,8 @@ impl Kept {
     fn event(&self) -> NewEvent {
         let text = "x".repeat(self.size);
         let body = Body { data: Data::Text(&text), ..Body::default() };
-        let tags = self.tags.iter().map(|tag| name(tag)).collect();
-        NewEvent::new(self.id, &name(self.stream), name(self.event_type), tags, None, body)
+        let tags = self.tags.iter().map(|tag| name(tag)).collect::<Vec<_>>();
+        NewEvent::new(self.id, &name(self.stream), &name(self.event_type), &tags, None, body)
     }
 
     fn matches(&self, clause: &Clause) -> bool {

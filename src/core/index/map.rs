@@ -5,7 +5,7 @@ use std::{
     cmp::Reverse,
     collections::BinaryHeap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -28,7 +28,7 @@ pub struct IndexMap {
     lists: papaya::HashMap<Name, Arc<Postings>>,
     names: Option<SkipSet<Name>>,
     /// The sole writer's.
-    codes: Mutex<Codes>,
+    sole: Mutex<Sole>,
     /// Memory held, about. Written by the sole writer.
     allocated: AtomicUsize,
 }
@@ -36,6 +36,13 @@ pub struct IndexMap {
 struct Postings {
     code: u32,
     list: PositionList,
+}
+
+#[derive(Default)]
+struct Sole {
+    codes: Codes,
+    /// What was pushed last: events of one stream and of one type come in runs, and a run is looked up once.
+    last: Option<(Name, Arc<Postings>)>,
 }
 
 #[derive(Default)]
@@ -69,7 +76,7 @@ impl IndexMap {
         Self {
             lists: papaya::HashMap::new(),
             names: Some(SkipSet::new()),
-            codes: Mutex::default(),
+            sole: Mutex::default(),
             allocated: AtomicUsize::new(0),
         }
     }
@@ -81,15 +88,23 @@ impl IndexMap {
 
     /// Notes that the event at `position`, which is above all before it, is of `name`, whose code it gives.
     pub fn push(&self, name: &str, position: Position, writer: &mut SoleWriter) -> u32 {
-        let lists = self.lists.pin();
-        if let Some(Postings { code, list }) = lists.get(name).map(|postings| &**postings) {
-            self.change(list.push(position, writer));
-            return *code;
+        let mut sole = self.sole();
+        if sole.last.as_ref().is_none_or(|(last, _)| last.as_str() != name) {
+            let lists = self.lists.pin();
+            let found = lists.get_key_value(name);
+            sole.last = found.map(|(name, postings)| (name.clone(), Arc::clone(postings)));
         }
-        let name = Name::any(name);
-        let code = self.codes.lock().expect("no holder panics").take();
-        self.insert(name, code, PositionList::new(position));
+        if let Some((_, postings)) = &sole.last {
+            self.change(postings.list.push(position, writer));
+            return postings.code;
+        }
+        let code = sole.codes.take();
+        self.insert(Name::any(name), code, PositionList::new(position));
         code
+    }
+
+    fn sole(&self) -> MutexGuard<'_, Sole> {
+        self.sole.lock().expect("no holder panics")
     }
 
     /// Notes a name that is not there with its code and all its positions. After the last one of those that
@@ -107,14 +122,14 @@ impl IndexMap {
         let lists = self.lists.pin();
         let mut taken: Vec<u32> = lists.values().map(|postings| postings.code).collect();
         taken.sort_unstable();
-        let mut codes = self.codes.lock().expect("no holder panics");
+        let codes = &mut self.sole().codes;
         codes.last = taken.last().copied().unwrap_or(0);
         taken.first() != Some(&0) && taken.is_sorted_by(|a, b| a < b)
     }
 
     /// Codes are at most this.
     pub fn code_max(&self) -> u32 {
-        self.codes.lock().expect("no holder panics").last
+        self.sole().codes.last
     }
 
     /// The code of `name`; `None` if it has no events.
@@ -133,7 +148,9 @@ impl IndexMap {
                 names.remove(name);
             }
             lists.remove(name);
-            self.codes.lock().expect("no holder panics").free.push(Reverse(*code));
+            let mut sole = self.sole();
+            sole.last = None;
+            sole.codes.free.push(Reverse(*code));
             self.name_size(name) + list.allocated()
         });
         // Relaxed: a number to look at, and nobody else writes.

@@ -74,7 +74,16 @@ pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, FormatError> {
 }
 
 /// The varint at the start of `bytes`, and how many bytes it takes.
+#[inline]
 fn read_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
+    // Nearly all are tags and lengths, of one byte.
+    match bytes {
+        [byte, ..] if byte & 0x80 == 0 => Ok((u64::from(*byte), 1)),
+        _ => read_long_varint(bytes),
+    }
+}
+
+fn read_long_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
     let mut value = 0u64;
     for (index, byte) in bytes.iter().take(10).enumerate() {
         let low = u64::from(byte & 0x7f);
@@ -144,28 +153,28 @@ pub struct Body<'a> {
 }
 
 impl Body<'_> {
-    /// The fields' encoding, in the order of their numbers, an empty one left out.
+    /// The fields' encoding, as [`Body::put`] writes it.
     pub fn encode(&self) -> Vec<u8> {
-        let data = match self.data {
-            Data::None => &[][..],
-            Data::Text(text) => text.as_bytes(),
-            Data::Binary(bytes) => bytes,
-        };
-        let mut out =
-            Vec::with_capacity(self.stream.len() + self.event_type.len() + data.len() + 64);
-        put_bytes(&mut out, 6, self.stream.as_bytes());
-        put_bytes(&mut out, 7, self.event_type.as_bytes());
+        let mut out = Vec::new();
+        self.put(&mut out);
+        out
+    }
+
+    /// Appends the fields' encoding, in the order of their numbers, an empty one left out.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(out, 6, self.stream.as_bytes());
+        put_bytes(out, 7, self.event_type.as_bytes());
         // A oneof is written even where it is empty: unset and empty differ.
         match self.data {
             Data::None => {}
-            Data::Text(_) => put_bytes(&mut out, 8, data),
-            Data::Binary(_) => put_bytes(&mut out, 9, data),
+            Data::Text(text) => put_bytes(out, 8, text.as_bytes()),
+            Data::Binary(bytes) => put_bytes(out, 9, bytes),
         }
         for (field, text) in
             [(10, self.content_type), (11, self.correlation_id), (12, self.causation_id)]
         {
             if !text.is_empty() {
-                put_bytes(&mut out, field, text.as_bytes());
+                put_bytes(out, field, text.as_bytes());
             }
         }
         for (key, value) in &self.metadata {
@@ -173,17 +182,16 @@ impl Body<'_> {
                 if text.is_empty() { 0 } else { 1 + varint_size(text.len() as u64) + text.len() }
             };
             out.push(tag(13, LENGTH));
-            put_varint(&mut out, (part(key) + part(value)) as u64);
+            put_varint(out, (part(key) + part(value)) as u64);
             for (field, text) in [(1, key), (2, value)] {
                 if !text.is_empty() {
-                    put_bytes(&mut out, field, text.as_bytes());
+                    put_bytes(out, field, text.as_bytes());
                 }
             }
         }
         for tag in &self.tags {
-            put_bytes(&mut out, 14, tag.as_bytes());
+            put_bytes(out, 14, tag.as_bytes());
         }
-        out
     }
 }
 
@@ -197,7 +205,7 @@ pub struct Stamp {
     pub occurred_at: Timestamp,
 }
 
-/// Appends a record, `stamp` and then `body` as [`Body::encode`] made it, with its tag and length.
+/// Appends a record, `stamp` and then `body` as [`Body::put`] made it, with its tag and length.
 pub fn put_event(out: &mut Vec<u8>, stamp: &Stamp, body: &[u8]) {
     let size = ID_OFFSET
         + ID_LENGTH
@@ -365,20 +373,22 @@ pub enum FormatError {
     Seal,
 }
 
-/// One field: its number and what it holds.
-enum Value<'a> {
+/// What a field of a protobuf message holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
     Number(u64),
     /// Of 4 or 8 bytes.
     Fixed(&'a [u8]),
     Bytes(&'a [u8]),
 }
 
-/// Takes the next field off `bytes`; `None` at the end.
-fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, FormatError> {
+/// Takes the next field off `bytes`, its number and what it holds; `None` at the end.
+#[inline]
+pub fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, FormatError> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    let key = take_varint(bytes)?;
+    let key = u32::try_from(take_varint(bytes)?).map_err(|_| FormatError::Tag)?;
     let fixed = |bytes: &mut &'a [u8], size: usize| {
         let (head, rest) = bytes.split_at_checked(size).ok_or(FormatError::Truncated)?;
         *bytes = rest;
@@ -396,7 +406,7 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Form
         }
         _ => return Err(FormatError::Tag),
     };
-    match key >> 3 {
+    match u64::from(key >> 3) {
         0 => Err(FormatError::Tag),
         number => Ok(Some((number, value))),
     }
@@ -599,8 +609,8 @@ pub enum Indexed<'a> {
     Tag(&'a str),
 }
 
-/// Hands out what an index knows of the event of a record's message, in the order of the fields, until `take`
-/// says that it has enough. Reads nothing else.
+/// Hands out what an index knows of the event of a record's message, or of its body alone, in the order of the
+/// fields, until `take` says that it has enough. Reads nothing else.
 ///
 /// # Panics
 /// As [`EventView::of`].

@@ -151,7 +151,7 @@ fn write(prefix: &str, group: &Name, events: Vec<(&str, String)>) -> Write {
     let event = |(event_type, data): (&str, String)| {
         let data = if data.is_empty() { Data::None } else { Data::Text(&data) };
         let body = Body { data, ..Body::default() };
-        NewEvent::new(Uuid::now_v7(), &stream, Name::any(event_type), Vec::new(), None, body)
+        NewEvent::new(Uuid::now_v7(), &stream, &Name::any(event_type), &[], None, body)
     };
     let events = events.into_iter().map(event).collect();
     Write { stream, events, expected: None }

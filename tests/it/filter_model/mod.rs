@@ -47,7 +47,7 @@ use uuid::Uuid;
 use crate::{
     commit_log::FaultyDisk,
     compaction::submit,
-    retention_model::{self, SECOND, name, positions},
+    retention_model::{self, SECOND, event_type, name, positions},
     support::within,
 };
 
@@ -477,7 +477,7 @@ impl Durable {
         };
         let event = Kept {
             stream: write.stream.to_string(),
-            event_type: write.events[0].event_type().to_string(),
+            event_type: event_type(&write.events[0]).to_owned(),
             tags: Vec::new(),
             correlation: String::new(),
             causation: String::new(),

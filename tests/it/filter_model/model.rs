@@ -260,10 +260,10 @@ impl Kept {
             metadata: self.metadata.clone(),
             ..Body::default()
         };
-        let tags = self.tags.iter().map(|tag| name(tag)).collect();
+        let tags = self.tags.iter().map(|tag| name(tag)).collect::<Vec<_>>();
         let occurred = self.occurred.map(timestamp);
         let (stream, event_type) = (name(&self.stream), name(&self.event_type));
-        NewEvent::new(Uuid::from_u128(id), &stream, event_type, tags, occurred, body)
+        NewEvent::new(Uuid::from_u128(id), &stream, &event_type, &tags, occurred, body)
     }
 
     pub fn matches(&self, wanted: &Wanted) -> bool {

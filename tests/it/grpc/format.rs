@@ -106,10 +106,10 @@ impl Said {
             metadata: self.metadata.iter().map(|(key, value)| (&**key, &**value)).collect(),
             ..Body::default()
         };
-        let tags = self.tags.iter().map(new_name).collect();
+        let tags = self.tags.iter().map(new_name).collect::<Vec<_>>();
         let occurred_at = self.occurred_at.map(|(s, n)| Timestamp::new(s, n.into()).unwrap());
         let stream = new_name(&self.stream);
-        NewEvent::new(id, &stream, new_name(&self.event_type), tags, occurred_at, body)
+        NewEvent::new(id, &stream, &new_name(&self.event_type), &tags, occurred_at, body)
     }
 
     /// As prost has it.

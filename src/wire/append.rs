@@ -1,0 +1,629 @@
+//! Appends: requests to proposals. The events of a request stay encoded until here, and are read in one pass, from the
+//! request's bytes into the record's: nothing of an event is allocated by itself.
+//!
+//! build.rs puts the four requests below where the generated ones would be, in the server only; their encoding is
+//! the same, as an embedded message and bytes have the same.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
+
+use bytes::Bytes;
+use prost::Message;
+use uuid::Uuid;
+
+use super::{
+    convert::{At, Check, InvalidRequest, METADATA_VALUE_BYTES_MAX, TEXT_BYTES_MAX, timestamp},
+    proto::v1,
+};
+use crate::core::{
+    append::{Committed, Condition, Proposal, Write, Written},
+    clock::Timestamp,
+    event::NewEvent,
+    limits::Limits,
+    log::format::{self, Body, Data, STAMP_SIZE_BYTES_MAX, Value},
+    name::Name,
+    position::{Position, Version},
+};
+
+const CONTENT_TYPE_BYTES_MAX: usize = 128;
+const WRITES_MAX: usize = 1000;
+const CONDITIONS_MAX: usize = 16;
+
+/// `annals.v1.AppendRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct AppendRequest {
+    #[prost(string, tag = "1")]
+    pub stream: String,
+    /// `annals.v1.NewEvent`s.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub events: Vec<Bytes>,
+    #[prost(uint64, optional, tag = "3")]
+    pub expected_version: Option<u64>,
+    #[prost(message, repeated, tag = "4")]
+    pub conditions: Vec<v1::AppendCondition>,
+    #[prost(bool, tag = "5")]
+    pub validate_only: bool,
+}
+
+/// `annals.v1.AppendStreamRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct AppendStreamRequest {
+    #[prost(message, optional, tag = "1")]
+    pub append: Option<AppendRequest>,
+}
+
+/// `annals.v1.StreamWrite`.
+#[derive(Clone, PartialEq, Message)]
+pub struct StreamWrite {
+    #[prost(string, tag = "1")]
+    pub stream: String,
+    /// `annals.v1.NewEvent`s.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub events: Vec<Bytes>,
+    #[prost(uint64, optional, tag = "3")]
+    pub expected_version: Option<u64>,
+}
+
+/// `annals.v1.CommitRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct CommitRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub writes: Vec<StreamWrite>,
+    #[prost(message, repeated, tag = "2")]
+    pub conditions: Vec<v1::AppendCondition>,
+    #[prost(bool, tag = "3")]
+    pub validate_only: bool,
+}
+
+/// `annals.v1.NewEvent` as it lies in its request.
+#[derive(Debug, PartialEq, Default)]
+struct Sent<'a> {
+    id: &'a str,
+    event_type: &'a str,
+    data: Data<'a>,
+    content_type: &'a str,
+    correlation_id: &'a str,
+    causation_id: &'a str,
+    /// In the order of the keys, of two alike the last.
+    metadata: BTreeMap<&'a str, &'a str>,
+    tags: Vec<&'a str>,
+    occurred_at: Option<prost_types::Timestamp>,
+}
+
+impl<'a> Sent<'a> {
+    /// The fields of `bytes`, by protobuf's rules: of two alike the last, unknown ones passed over. Or the name of
+    /// one that is not what it should be (none: no field can be told), and why.
+    fn read(mut bytes: &'a [u8]) -> Result<Self, (Option<&'static str>, String)> {
+        fn text<'a>(
+            name: &'static str,
+            bytes: &'a [u8],
+        ) -> Result<&'a str, (Option<&'static str>, String)> {
+            str::from_utf8(bytes).map_err(|_| (Some(name), "is not UTF-8".to_owned()))
+        }
+        let broken =
+            |name| move |why: format::FormatError| (name, format!("is not protobuf: {why}"));
+        let mut sent = Self::default();
+        while let Some(field) = format::take_field(&mut bytes).map_err(broken(None))? {
+            match field {
+                (1, Value::Bytes(id)) => sent.id = text("id", id)?,
+                (2, Value::Bytes(name)) => sent.event_type = text("type", name)?,
+                (3, Value::Bytes(data)) => sent.data = Data::Text(text("text", data)?),
+                (4, Value::Bytes(data)) => sent.data = Data::Binary(data),
+                (5, Value::Bytes(name)) => sent.content_type = text("content_type", name)?,
+                (6, Value::Bytes(id)) => sent.correlation_id = text("correlation_id", id)?,
+                (7, Value::Bytes(id)) => sent.causation_id = text("causation_id", id)?,
+                (8, Value::Bytes(mut entry)) => {
+                    let (mut key, mut value) = ("", "");
+                    let name = "metadata";
+                    while let Some(part) =
+                        format::take_field(&mut entry).map_err(broken(Some(name)))?
+                    {
+                        match part {
+                            (1, Value::Bytes(bytes)) => key = text(name, bytes)?,
+                            (2, Value::Bytes(bytes)) => value = text(name, bytes)?,
+                            _ => {}
+                        }
+                    }
+                    sent.metadata.insert(key, value);
+                }
+                (9, Value::Bytes(tag)) => sent.tags.push(text("tags", tag)?),
+                (10, Value::Bytes(moment)) => {
+                    let merged = sent.occurred_at.get_or_insert_default().merge(moment);
+                    merged
+                        .map_err(|why| (Some("occurred_at"), format!("is not a moment: {why}")))?;
+                }
+                (1..=10, _) => {
+                    return Err((None, format!("has a field {} of another type", field.0)));
+                }
+                _ => {}
+            }
+        }
+        Ok(sent)
+    }
+}
+
+/// An event within every rule and limit, whose body is somewhere among others.
+struct Checked {
+    id: Uuid,
+    occurred_at: Option<Timestamp>,
+    body: Range<usize>,
+}
+
+impl Checked {
+    /// As [`NewEvent::size_max`].
+    fn size_max(&self) -> usize {
+        self.body.len() + STAMP_SIZE_BYTES_MAX
+    }
+}
+
+/// How data of a content type is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Binary,
+}
+
+/// What a content type holds; `None`: we do not know it. (Media types as in RFC 9110, 8.3.1: case does not
+/// matter. Of the parameters only `charset` does: text that is not UTF-8 is binary data to us.)
+fn kind(content_type: &str) -> Option<Kind> {
+    let content_type = content_type.to_ascii_lowercase();
+    let (content_type, parameters) = content_type.split_once(';').unwrap_or((&content_type, ""));
+    let utf8 = parameters
+        .split(';')
+        .filter_map(|parameter| parameter.trim().strip_prefix("charset="))
+        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "us-ascii"));
+    let content_type = content_type.trim_end();
+    if parameters.chars().any(char::is_control) {
+        return None;
+    }
+    let token = |text: &str| {
+        !text.is_empty()
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
+    };
+    let (top, sub) = content_type.split_once('/')?;
+    if !token(top) || !token(sub) {
+        return None;
+    }
+    let suffix = sub.rsplit_once('+').map(|(_, suffix)| suffix);
+    let readable = top == "text"
+        || matches!(suffix, Some("json" | "xml"))
+        || (top == "application" && matches!(sub, "json" | "xml"));
+    let known = matches!(top, "image" | "audio" | "video")
+        || (top == "application"
+            && (matches!(
+                sub,
+                "octet-stream"
+                    | "protobuf"
+                    | "x-protobuf"
+                    | "cbor"
+                    | "msgpack"
+                    | "avro"
+                    | "gzip"
+                    | "zip"
+                    | "pdf"
+            ) || sub.starts_with("vnd.")
+                || sub.starts_with("x-")));
+    match (readable, known) {
+        (true, _) if utf8 => Some(Kind::Text),
+        (false, false) => None,
+        _ => Some(Kind::Binary),
+    }
+}
+
+const TEXT_DEFAULT: &str = "application/json";
+const BINARY_DEFAULT: &str = "application/octet-stream";
+impl Check {
+    /// The data as it is recorded, and the content type as it is recorded: empty for the default.
+    fn data<'a>(
+        &mut self,
+        at: &At<'_>,
+        data: Data<'a>,
+        content_type: &'a str,
+    ) -> Option<(Data<'a>, &'a str)> {
+        let field = at.field("content_type");
+        if !self.at_most(field, content_type.len(), CONTENT_TYPE_BYTES_MAX, "bytes") {
+            return None;
+        }
+        let kind = if content_type.is_empty() {
+            if let Data::Binary(_) = data { Kind::Binary } else { Kind::Text }
+        } else {
+            let Some(kind) = kind(content_type) else {
+                self.wrong(field, "is not a content type that is known; command.proto lists them");
+                return None;
+            };
+            kind
+        };
+        let data = match (data, kind) {
+            (Data::None, _) | (Data::Text(_), Kind::Text) | (Data::Binary(_), Kind::Binary) => data,
+            (Data::Text(_), Kind::Binary) => {
+                self.wrong(at.field("text"), "is set, but the content type is one of binary data");
+                return None;
+            }
+            (Data::Binary(bytes), Kind::Text) => {
+                if let Ok(text) = str::from_utf8(bytes) {
+                    Data::Text(text)
+                } else {
+                    self.wrong(at.field("binary"), "is not UTF-8, which the content type asks for");
+                    return None;
+                }
+            }
+        };
+        let recorded_default = match data {
+            Data::Binary(_) => BINARY_DEFAULT,
+            Data::Text(_) | Data::None => TEXT_DEFAULT,
+        };
+        let recorded = if content_type == recorded_default { "" } else { content_type };
+        Some((data, recorded))
+    }
+    /// Checks the event that `bytes` are and puts its body behind `bodies`. Its id, when it occurred, and where its
+    /// body ends.
+    fn event(
+        &mut self,
+        at: &At<'_>,
+        bytes: &[u8],
+        stream: &str,
+        bodies: &mut Vec<u8>,
+        limits: &Limits,
+    ) -> Option<Checked> {
+        let wrong_before = self.len();
+        let sent = match Sent::read(bytes) {
+            Ok(sent) => sent,
+            Err((field, why)) => {
+                self.wrong(field.map_or(*at, |name| at.field(name)), why);
+                return None;
+            }
+        };
+        let id = if sent.id.is_empty() {
+            // Time-ordered: what is appended together is found together.
+            Some(Uuid::now_v7())
+        } else {
+            self.uuid(at.field("id"), sent.id)
+        };
+        if let Err(error) = Name::check(sent.event_type, limits.event_type_bytes_max) {
+            self.wrong(at.field("type"), error);
+        }
+        let content = self.data(at, sent.data, sent.content_type);
+        self.text(at.field("correlation_id"), sent.correlation_id, TEXT_BYTES_MAX);
+        self.text(at.field("causation_id"), sent.causation_id, TEXT_BYTES_MAX);
+        self.metadata_sent(at.field("metadata"), &sent.metadata, limits);
+        self.tags_sent(at.field("tags"), &sent.tags, limits);
+        let occurred_at = match sent.occurred_at {
+            Some(moment) => Some(self.timestamp(at.field("occurred_at"), moment)?),
+            None => None,
+        };
+        let (data, content_type) = content?;
+        if self.len() > wrong_before {
+            return None;
+        }
+        let begin = bodies.len();
+        let body = Body {
+            stream,
+            event_type: sent.event_type,
+            data,
+            content_type,
+            correlation_id: sent.correlation_id,
+            causation_id: sent.causation_id,
+            metadata: sent.metadata.into_iter().collect(),
+            tags: sent.tags,
+        };
+        body.put(bodies);
+        let checked = Checked { id: id?, occurred_at, body: begin..bodies.len() };
+        let (size, max) = (checked.size_max(), limits.event_size_bytes_max);
+        if size > max {
+            let what = format_args!("has {size} bytes as recorded, at most {max} are allowed");
+            self.wrong(*at, what);
+            return None;
+        }
+        Some(checked)
+    }
+
+    fn metadata_sent(&mut self, at: At<'_>, metadata: &BTreeMap<&str, &str>, limits: &Limits) {
+        if !self.at_most(at, metadata.len(), limits.metadata_entries_max, "entries") {
+            return;
+        }
+        for (key, value) in metadata {
+            if let Err(error) = Name::check(key, TEXT_BYTES_MAX) {
+                self.wrong(at, format_args!("has a key that {error}"));
+            }
+            if value.len() > METADATA_VALUE_BYTES_MAX {
+                let max = METADATA_VALUE_BYTES_MAX;
+                self.wrong(at, format_args!("has a value of more than {max} bytes"));
+            }
+        }
+    }
+
+    fn tags_sent(&mut self, at: At<'_>, tags: &[&str], limits: &Limits) {
+        if tags.is_empty() || !self.at_most(at, tags.len(), limits.tags_max, "entries") {
+            return;
+        }
+        for (index, tag) in tags.iter().enumerate() {
+            if let Err(error) = Name::check(tag, TEXT_BYTES_MAX) {
+                self.wrong(at.index(index), error);
+            }
+        }
+        if tags.iter().collect::<HashSet<_>>().len() < tags.len() {
+            self.wrong(at, "has a tag twice");
+        }
+    }
+
+    fn write(
+        &mut self,
+        at: &At<'_>,
+        write: StreamWrite,
+        budget: &mut Budget,
+        limits: &Limits,
+    ) -> Option<Write> {
+        let StreamWrite { stream, events, expected_version } = write;
+        let name = self.stream(at.field("stream"), &stream, limits);
+        let field = at.field("events");
+        budget.events += events.len();
+        if budget.events > limits.commit_events_max {
+            let max = limits.commit_events_max;
+            self.wrong(field, format_args!("make more than {max} events in one commit"));
+            return None;
+        }
+        // A body is about as long as the event was, and has the stream's name.
+        let sent: usize = events.iter().map(|event| event.len() + stream.len()).sum();
+        let (mut bodies, mut checked) =
+            (Vec::with_capacity(sent), Vec::with_capacity(events.len()));
+        for (index, event) in events.iter().enumerate() {
+            let at = field.index(index);
+            let event = self.event(&at, event, &stream, &mut bodies, limits);
+            let Some(event) = event else { continue };
+            budget.bytes += event.size_max();
+            if !budget.ids.insert(event.id) {
+                self.wrong(at.field("id"), "is the id of another event of the same commit");
+            }
+            checked.push(event);
+        }
+        if budget.bytes > limits.commit_size_bytes_max {
+            let max = limits.commit_size_bytes_max;
+            self.wrong(field, format_args!("make more than {max} bytes as recorded in one commit"));
+        }
+        let bodies = Bytes::from(bodies);
+        let event = |Checked { id, occurred_at, body }| {
+            NewEvent::encoded(id, occurred_at, bodies.slice(body))
+        };
+        let events = checked.into_iter().map(event).collect();
+        Some(Write { stream: name?, events, expected: expected_version.map(Version::new) })
+    }
+
+    fn conditions(
+        &mut self,
+        conditions: Vec<v1::AppendCondition>,
+        limits: &Limits,
+    ) -> Vec<Condition> {
+        let root = At::Root;
+        let field = root.field("conditions");
+        if !self.at_most(field, conditions.len(), CONDITIONS_MAX, "entries") {
+            return Vec::new();
+        }
+        let mut checked = Vec::with_capacity(conditions.len());
+        for (index, condition) in conditions.into_iter().enumerate() {
+            let v1::AppendCondition { filters, after } = condition;
+            let filter = self.condition_filter(&field.index(index), filters, limits);
+            let after = Position::new(after);
+            checked.push(Condition { filter, after, checked: after, checked_at_micros: 0 });
+        }
+        checked
+    }
+}
+
+/// What a commit has used of its limits.
+#[derive(Default)]
+struct Budget {
+    events: usize,
+    bytes: usize,
+    ids: HashSet<Uuid, foldhash::fast::RandomState>,
+}
+
+/// The proposal that a request is.
+pub fn proposal(request: AppendRequest, limits: &Limits) -> Result<Proposal, InvalidRequest> {
+    let AppendRequest { stream, events, expected_version, conditions, validate_only } = request;
+    let mut check = Check::default();
+    if events.is_empty() {
+        check.wrong(At::Root.field("events"), "must not be empty");
+    }
+    let write = StreamWrite { stream, events, expected_version };
+    let write = check.write(&At::Root, write, &mut Budget::default(), limits);
+    let conditions = check.conditions(conditions, limits);
+    check.finish(write.map(|write| Proposal {
+        writes: vec![write],
+        conditions,
+        validate_only,
+        setting: None,
+    }))
+}
+
+/// The same of several writes.
+pub fn commit_proposal(
+    request: CommitRequest,
+    limits: &Limits,
+) -> Result<Proposal, InvalidRequest> {
+    let CommitRequest { writes, conditions, validate_only } = request;
+    let mut check = Check::default();
+    let root = At::Root;
+    let field = root.field("writes");
+    let mut checked: Vec<Write> = Vec::new();
+    if writes.iter().all(|write| write.events.is_empty()) {
+        check.wrong(field, "must have at least one event");
+    }
+    if check.at_most(field, writes.len(), WRITES_MAX, "entries") {
+        let (mut budget, mut streams) = (Budget::default(), HashSet::new());
+        for (index, write) in writes.into_iter().enumerate() {
+            let at = field.index(index);
+            if write.events.is_empty() && write.expected_version.is_none() {
+                check.wrong(at, "has neither events nor an expected version");
+            }
+            let Some(write) = check.write(&at, write, &mut budget, limits) else { continue };
+            if !streams.insert(write.stream.clone()) {
+                check.wrong(at.field("stream"), "is written to by another write of this commit");
+            }
+            checked.push(write);
+        }
+    }
+    let conditions = check.conditions(conditions, limits);
+    check.finish(Some(Proposal { writes: checked, conditions, validate_only, setting: None }))
+}
+/// The answer to [`proposal`]'s.
+pub fn appended(committed: &Committed) -> v1::AppendResponse {
+    let [written] = committed.writes[..] else { unreachable!("an append has one write") };
+    v1::AppendResponse {
+        first_version: written.first.get(),
+        version: written.last.get(),
+        first_position: committed.first.get(),
+        position: committed.last.get(),
+        recorded_at: committed.recorded_at.map(timestamp),
+        duplicate: committed.duplicate,
+    }
+}
+
+/// The answer to [`commit_proposal`]'s, whose streams these are.
+pub fn committed(streams: Vec<String>, committed: &Committed) -> v1::CommitResponse {
+    let result = |(stream, written): (String, &Written)| v1::StreamResult {
+        stream,
+        first_version: written.first.get(),
+        version: written.last.get(),
+    };
+    v1::CommitResponse {
+        results: streams.into_iter().zip(&committed.writes).map(result).collect(),
+        first_position: committed.first.get(),
+        position: committed.last.get(),
+        recorded_at: committed.recorded_at.map(timestamp),
+        duplicate: committed.duplicate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection, option, prelude::*};
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        "[a-zé€]{0,5}"
+    }
+
+    fn event() -> impl Strategy<Value = v1::NewEvent> {
+        let data = prop_oneof![
+            Just(None),
+            text().prop_map(|text| Some(v1::new_event::Data::Text(text))),
+            collection::vec(any::<u8>(), 0..9)
+                .prop_map(|bytes| Some(v1::new_event::Data::Binary(bytes.into()))),
+        ];
+        let moment = (any::<i64>(), any::<i32>())
+            .prop_map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos });
+        let texts = [text(), text(), text(), text(), text()];
+        let several = (
+            collection::btree_map(text(), text(), 0..3),
+            collection::vec(text(), 0..3),
+            option::of(moment),
+        );
+        (texts, data, several).prop_map(|(texts, data, (metadata, tags, occurred_at))| {
+            let [id, r#type, content_type, correlation_id, causation_id] = texts;
+            v1::NewEvent {
+                id,
+                r#type,
+                data,
+                content_type,
+                correlation_id,
+                causation_id,
+                metadata,
+                tags,
+                occurred_at,
+            }
+        })
+    }
+
+    fn as_sent(event: &v1::NewEvent) -> Sent<'_> {
+        Sent {
+            id: &event.id,
+            event_type: &event.r#type,
+            data: match &event.data {
+                None => Data::None,
+                Some(v1::new_event::Data::Text(text)) => Data::Text(text),
+                Some(v1::new_event::Data::Binary(bytes)) => Data::Binary(bytes),
+            },
+            content_type: &event.content_type,
+            correlation_id: &event.correlation_id,
+            causation_id: &event.causation_id,
+            metadata: event.metadata.iter().map(|(key, value)| (&**key, &**value)).collect(),
+            tags: event.tags.iter().map(|tag| &**tag).collect(),
+            occurred_at: event.occurred_at,
+        }
+    }
+
+    proptest! {
+        /// Two encodings, one behind the other, are one message: fields come again, and out of order.
+        #[test]
+        fn an_event_is_read_as_prost_reads_it(first in event(), second in event(), unknown in 11u32..99) {
+            let mut bytes = first.encode_to_vec();
+            prost::encoding::string::encode(unknown, &"unknown".to_owned(), &mut bytes);
+            second.encode(&mut bytes).expect("there is room");
+            let prosts = v1::NewEvent::decode(&bytes[..]).expect("it is one");
+            prop_assert_eq!(Sent::read(&bytes), Ok(as_sent(&prosts)));
+        }
+
+        /// What prost refuses is refused, and what it takes is read in the same way, but for groups.
+        #[test]
+        fn broken_events_are_refused(
+            event in event(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let mut bytes = event.encode_to_vec();
+            prop_assume!(!bytes.is_empty());
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            match (Sent::read(&bytes), v1::NewEvent::decode(&bytes[..])) {
+                (Ok(sent), Ok(prosts)) => prop_assert_eq!(sent, as_sent(&prosts)),
+                (Err(_), Err(_)) => {}
+                (Err((None, _)), Ok(_)) => prop_assert!(bytes.iter().any(|byte| byte & 7 == 3)),
+                (ours, prosts) => prop_assert!(false, "{:?} {:?}", ours, prosts),
+            }
+        }
+
+        #[test]
+        fn requests_are_encoded_as_the_generated_ones_are(
+            stream in text(),
+            events in collection::vec(event(), 0..3),
+            expected_version in option::of(any::<u64>()),
+            after in any::<u64>(),
+            validate_only in any::<bool>(),
+        ) {
+            let conditions = vec![v1::AppendCondition { filters: Vec::new(), after }];
+            let write = v1::StreamWrite { stream: stream.clone(), events: events.clone(), expected_version };
+            let commit = v1::CommitRequest { writes: vec![write], conditions: conditions.clone(), validate_only };
+            let append = v1::AppendRequest { stream, events, expected_version, conditions, validate_only };
+            let message = v1::AppendStreamRequest { append: Some(append) };
+            let bytes = message.encode_to_vec();
+            let ours = AppendStreamRequest::decode(&bytes[..]).expect("it is one");
+            prop_assert_eq!(ours.encode_to_vec(), bytes);
+            let bytes = commit.encode_to_vec();
+            let ours = CommitRequest::decode(&bytes[..]).expect("it is one");
+            prop_assert_eq!(ours.encode_to_vec(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_content_type_is_readable_or_binary_or_unknown() {
+        for readable in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "Application/JSON;Charset=\"UTF-8\"",
+            "application/vnd.acme.payment+json",
+            "application/xml",
+            "text/plain",
+        ] {
+            assert_eq!(kind(readable), Some(Kind::Text), "{readable}");
+        }
+        for binary in ["application/octet-stream", "image/png", "text/plain; charset=latin1"] {
+            assert_eq!(kind(binary), Some(Kind::Binary), "{binary}");
+        }
+        for unknown in ["", "json", "application/", "/json", "a/b", "application/jso n", "x/y;z"] {
+            assert_eq!(kind(unknown), None, "{unknown}");
+        }
+    }
+}
