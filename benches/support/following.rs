@@ -9,11 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use annals::wire::{
-    codec::Codec,
-    proto::v1::{
-        AppendRequest, Filter, MetadataMatch, NewEvent, SubscribeRequest, SubscribeResponse,
-        new_event, subscribe_request, subscribe_response,
+use annals::{
+    cli::bench::{
+        events::{data, id},
+        load::{latencies, nanos},
+    },
+    wire::{
+        codec::Codec,
+        proto::v1::{
+            AppendRequest, Filter, MetadataMatch, NewEvent, SubscribeRequest, SubscribeResponse,
+            new_event, subscribe_request, subscribe_response,
+        },
     },
 };
 use hdrhistogram::Histogram;
@@ -23,12 +29,8 @@ use tokio::{
     task::JoinSet,
 };
 use tonic::{Streaming, client::Grpc, transport::Channel};
-use uuid::Uuid;
 
-use super::{
-    shapes::nanos,
-    target::{data, latencies},
-};
+use super::target::DATA_BYTES;
 
 /// Who waits for nothing more still waits so long, in case it comes.
 const NOTHING_MORE: Duration = Duration::from_millis(100);
@@ -55,10 +57,9 @@ fn stream(number: u64) -> String {
 
 /// One event of 256 bytes for a stream; its id is that of its position.
 fn append(position: u64, stream: String, event: NewEvent) -> AppendRequest {
-    let number = u128::from(position) + (1 << 64);
-    // Spread over all bits, as [`Target::append`] does, from other numbers.
-    let id = Uuid::from_u128(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
-    let data = Some(new_event::Data::Text(data()));
+    // From other numbers than those of [`Target::append`].
+    let id = id(u128::from(position) + (1 << 64));
+    let data = Some(new_event::Data::Text(data(DATA_BYTES)));
     let event = NewEvent { id: id.to_string(), data, ..event };
     AppendRequest { stream, events: vec![event], ..AppendRequest::default() }
 }

@@ -1,7 +1,6 @@
 //! What the end-to-end bench is made of.
 
 pub mod analytics;
-pub mod codec;
 pub mod disk;
 pub mod following;
 pub mod packing;

@@ -1,31 +1,26 @@
 //! The shapes of calls: each a real call and its empty twin with as many bytes.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::pin::Pin;
 
-use annals::wire::proto::{
-    bench::{CallRequest, EchoRequest, StreamRequest, empty_service_client::EmptyServiceClient},
-    v1::{
-        AppendRequest, AppendStreamRequest, ReadAllRequest, SubscribeRequest, SubscribeResponse,
-        append_stream_response, command_service_client::CommandServiceClient,
-        query_service_client::QueryServiceClient, subscribe_request, subscribe_response,
-        subscription_service_client::SubscriptionServiceClient,
+use annals::{
+    cli::bench::{
+        append,
+        load::{self, Fault, Taken, latencies},
+        raw::raw,
+        subscribe,
+    },
+    wire::proto::{
+        bench::StreamRequest,
+        v1::{
+            ReadAllRequest, SubscribeRequest, SubscribeResponse,
+            query_service_client::QueryServiceClient, subscribe_response,
+        },
     },
 };
-use bytes::Bytes;
-use hdrhistogram::Histogram;
 use prost::Message;
-use tokio::{sync::Semaphore, task::JoinSet};
-use tokio_stream::Stream;
-use tonic::{Streaming, client::Grpc, transport::Channel};
+use tokio::sync::Semaphore;
 
-use super::{
-    codec::Raw,
-    target::{Outcome, Target, Twin, latencies},
-};
+use super::target::{Outcome, Target, Twin};
 
 /// Requests of a pipeline that are not yet answered.
 pub const IN_FLIGHT_MAX: usize = 512;
@@ -146,7 +141,7 @@ pub async fn run(
     }
 }
 
-// --- Unary ---------------------------------------------------------------------------------------
+// --- Appends -------------------------------------------------------------------------------------
 
 /// Unary appends by so many callers, so many calls in all, so many events each.
 pub async fn append(
@@ -155,115 +150,35 @@ pub async fn append(
     name: &str,
     [callers, calls, events]: [usize; 3],
 ) -> Outcome {
-    let mut work: Vec<Pin<Box<dyn Future<Output = Histogram<u64>> + Send>>> = Vec::new();
+    let mut work: Vec<Pin<Box<dyn Future<Output = Result<Taken, Fault>> + Send>>> = Vec::new();
     for caller in 0..callers {
-        let stream = format!("{name}-{caller}");
         // What the client does before it calls is not measured.
-        let before = target.appended;
-        let requests: Vec<_> = (0..calls)
-            .map(|call| target.append(&stream, Some((call * events) as u64), events))
-            .collect();
+        let requests = target.appends(twin, &format!("{name}-{caller}"), calls, events);
         let channel = target.connection(caller).clone();
-        work.push(match twin {
-            Twin::Real => Box::pin(append_calls(channel, requests)),
-            Twin::Empty => {
-                target.appended = before;
-                Box::pin(empty_calls(channel, requests.iter().map(empty_call).collect()))
+        work.push(match target.callee(twin) {
+            load::Twin::Bytes => {
+                let requests: Vec<_> = requests.iter().map(append::empty_call).collect();
+                Box::pin(append::empty_calls(channel, requests.into_iter()))
             }
+            callee => Box::pin(append::calls(channel, callee, requests.into_iter())),
         });
     }
-    let load = async {
-        let mut callers: JoinSet<_> = work.into_iter().collect();
-        let mut took = latencies();
-        while let Some(caller) = callers.join_next().await {
-            took += caller.expect("a caller does not panic");
-        }
-        (took.len() * events as u64, took)
-    };
-    target.measure(load).await
+    target.measure(async { append::all(work.into_iter().collect()).await }).await
 }
-
-async fn append_calls(channel: Channel, requests: Vec<AppendRequest>) -> Histogram<u64> {
-    let mut client = CommandServiceClient::new(channel);
-    let mut took = latencies();
-    let mut version = 0;
-    for request in requests {
-        version += request.events.len() as u64;
-        let started = Instant::now();
-        let response = client.append(request).await.expect("nobody else writes to the stream");
-        took.saturating_record(nanos(started.elapsed()));
-        assert_eq!(response.get_ref().version, version, "each call appends its events, once");
-    }
-    took
-}
-
-/// An empty call of as many bytes.
-fn empty_call(request: &AppendRequest) -> CallRequest {
-    CallRequest { payload: payload(request.encoded_len()) }
-}
-
-async fn empty_calls(channel: Channel, requests: Vec<CallRequest>) -> Histogram<u64> {
-    let mut client = EmptyServiceClient::new(channel);
-    let mut took = latencies();
-    for request in requests {
-        let size = request.payload.len() as u64;
-        let started = Instant::now();
-        let response = client.call(request).await.expect("an empty call is answered");
-        took.saturating_record(nanos(started.elapsed()));
-        assert_eq!(response.get_ref().payload_bytes, size);
-    }
-    took
-}
-
-/// What makes a message of `size` bytes together with its tag and length.
-fn payload(size: usize) -> Bytes {
-    let tag_and_length = 1 + prost::length_delimiter_len(size);
-    Bytes::from(vec![b'x'; size.saturating_sub(tag_and_length)])
-}
-
-pub fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-// --- Pipelined -----------------------------------------------------------------------------------
 
 async fn pipeline(twin: Twin, target: &mut Target, count: usize, round: usize) -> Outcome {
-    let before = target.appended;
-    let stream = format!("Pipeline-{round}");
-    let requests: Vec<_> = (0..count)
-        .map(|index| AppendStreamRequest {
-            append: Some(target.append(&stream, Some(index as u64), 1)),
-        })
-        .collect();
-    let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+    let requests = target.appends(twin, &format!("Pipeline-{round}"), count, 1);
     let channel = target.connection(0).clone();
-    match twin {
-        Twin::Real => {
-            let requests = bounded(requests, Arc::clone(&room));
-            target.measure(append_stream(channel, requests, &room)).await
+    match target.callee(twin) {
+        load::Twin::Bytes => {
+            let requests: Vec<_> = requests.into_iter().map(append::echo).collect();
+            target.measure(append::echoes(channel, requests.into_iter(), IN_FLIGHT_MAX)).await
         }
-        Twin::Empty => {
-            target.appended = before;
-            let requests = requests
-                .iter()
-                .map(|request| EchoRequest { payload: payload(request.encoded_len()) })
-                .collect();
-            let requests = bounded(requests, Arc::clone(&room));
-            target.measure(echo(channel, requests, &room)).await
+        callee => {
+            let requests = requests.into_iter();
+            target.measure(append::pipeline(channel, callee, requests, IN_FLIGHT_MAX)).await
         }
     }
-}
-
-/// The requests one by one, each when there is room.
-fn bounded<T: Send + 'static>(
-    requests: Vec<T>,
-    room: Arc<Semaphore>,
-) -> impl Stream<Item = T> + Send + 'static {
-    futures_util::stream::unfold((requests.into_iter(), room), |(mut requests, room)| async {
-        let request = requests.next()?;
-        room.acquire().await.expect("it is never closed").forget();
-        Some((request, (requests, room)))
-    })
 }
 
 /// Answer `count` makes room for another request.
@@ -273,58 +188,7 @@ pub fn answered(count: u64, room: &Semaphore) {
     }
 }
 
-async fn append_stream(
-    channel: Channel,
-    requests: impl Stream<Item = AppendStreamRequest> + Send + 'static,
-    room: &Semaphore,
-) -> (u64, Histogram<u64>) {
-    use append_stream_response::Result::Appended;
-    let mut client = CommandServiceClient::new(channel);
-    let mut answers = client.append_stream(requests).await.expect("a pipeline").into_inner();
-    let mut count = 0;
-    while let Some(answer) = answers.message().await.expect("it ends with the requests") {
-        count += 1;
-        assert_eq!(answer.request, count, "an answer for each request, in order");
-        let Some(Appended(appended)) = answer.result else { panic!("refused: {answer:?}") };
-        assert_eq!(appended.version, count, "each request appends its event, once");
-        answered(count, room);
-    }
-    (count, latencies())
-}
-
-async fn echo(
-    channel: Channel,
-    requests: impl Stream<Item = EchoRequest> + Send + 'static,
-    room: &Semaphore,
-) -> (u64, Histogram<u64>) {
-    let mut client = EmptyServiceClient::new(channel);
-    let mut answers = client.echo(requests).await.expect("a pipeline").into_inner();
-    let mut count = 0;
-    while let Some(answer) = answers.message().await.expect("it ends with the requests") {
-        count += 1;
-        assert!(answer.payload_bytes > 0);
-        answered(count, room);
-    }
-    (count, latencies())
-}
-
 // --- Reads ---------------------------------------------------------------------------------------
-
-/// A server stream whose messages are not decoded.
-pub async fn raw<T: Message + 'static>(
-    channel: &Channel,
-    path: &'static str,
-    request: T,
-) -> Streaming<Bytes> {
-    let mut client = Grpc::new(channel.clone());
-    client.ready().await.expect("the connection stands");
-    let path = http::uri::PathAndQuery::from_static(path);
-    client
-        .server_streaming(tonic::Request::new(request), path, Raw::default())
-        .await
-        .expect("the server answers")
-        .into_inner()
-}
 
 async fn read_all(twin: Twin, target: &mut Target, decode: bool, reads: usize) -> Outcome {
     let history = target.history;
@@ -347,7 +211,8 @@ async fn read_all(twin: Twin, target: &mut Target, decode: bool, reads: usize) -
                 }
                 Twin::Real => {
                     let path = "/annals.v1.QueryService/ReadAll";
-                    let mut reading = raw(channel, path, request.clone()).await;
+                    let mut reading =
+                        raw(channel, path, request.clone()).await.expect("the server answers");
                     let mut bytes = 0;
                     while let Some(message) = reading.message().await.expect("it ends well") {
                         bytes += message.len() as u64;
@@ -356,7 +221,7 @@ async fn read_all(twin: Twin, target: &mut Target, decode: bool, reads: usize) -
                 }
             }
         }
-        (history.events * reads as u64, latencies())
+        Ok(Taken { events: history.events * reads as u64, latencies: latencies() })
     };
     target.measure(load).await
 }
@@ -368,7 +233,7 @@ async fn empty_stream(target: &Target) {
         u32::try_from(history.bytes.div_ceil(history.messages)).expect("a message is small");
     let request = StreamRequest { payload_bytes, messages: history.messages };
     let path = "/annals.bench.v1.EmptyService/Stream";
-    let mut reading = raw(target.connection(0), path, request).await;
+    let mut reading = raw(target.connection(0), path, request).await.expect("the server answers");
     let mut bytes = 0;
     while let Some(message) = reading.message().await.expect("it ends well") {
         bytes += message.len() as u64;
@@ -387,7 +252,9 @@ async fn catch_up(twin: Twin, target: &mut Target, reads: usize) -> Outcome {
                 continue;
             }
             let path = "/annals.v1.SubscriptionService/Subscribe";
-            let mut following = raw(target.connection(0), path, SubscribeRequest::default()).await;
+            let mut following = raw(target.connection(0), path, SubscribeRequest::default())
+                .await
+                .expect("a subscription");
             let mut bytes = 0;
             let last = loop {
                 let message = following.message().await.expect("it goes on").expect("it is open");
@@ -402,7 +269,7 @@ async fn catch_up(twin: Twin, target: &mut Target, reads: usize) -> Outcome {
             };
             assert_eq!(at.position, history.events, "every event is read");
         }
-        (history.events * reads as u64, latencies())
+        Ok(Taken { events: history.events * reads as u64, latencies: latencies() })
     };
     target.measure(load).await
 }
@@ -410,50 +277,22 @@ async fn catch_up(twin: Twin, target: &mut Target, reads: usize) -> Outcome {
 // --- Live ----------------------------------------------------------------------------------------
 
 async fn live(twin: Twin, target: &mut Target, count: usize, round: usize) -> Outcome {
-    let before = target.appended;
-    let requests: Vec<_> = (0..count)
-        .map(|index| target.append(&format!("Live-{round}"), Some(index as u64), 1))
-        .collect();
-    if twin == Twin::Empty {
-        target.appended = before;
-        let requests = requests.iter().map(empty_call).collect();
-        let calls = empty_calls(target.connection(0).clone(), requests);
-        return target.measure(async { (count as u64, calls.await) }).await;
-    }
-    // On a connection of its own, as a subscriber is.
-    let mut subscriber = SubscriptionServiceClient::new(target.connection(1).clone());
-    let start = Some(subscribe_request::Start::FromNow(()));
-    let request = SubscribeRequest { start, ..SubscribeRequest::default() };
-    let mut following = subscriber.subscribe(request).await.expect("a subscription").into_inner();
-    loop {
-        let message = following.message().await.expect("it goes on").expect("it is open").message;
-        if matches!(message, Some(subscribe_response::Message::CaughtUp(_))) {
-            break;
+    let requests = target.appends(twin, &format!("Live-{round}"), count, 1);
+    let appender = target.connection(0);
+    match target.callee(twin) {
+        // On a connection of its own, as a subscriber is.
+        load::Twin::Real => {
+            let subscriber = target.connection(1);
+            let requests = requests.into_iter();
+            target.measure(subscribe::live(appender, subscriber, Vec::new(), requests)).await
+        }
+        load::Twin::Messages => {
+            let requests = requests.into_iter();
+            target.measure(append::calls(appender.clone(), load::Twin::Messages, requests)).await
+        }
+        load::Twin::Bytes => {
+            let requests: Vec<_> = requests.iter().map(append::empty_call).collect();
+            target.measure(append::empty_calls(appender.clone(), requests.into_iter())).await
         }
     }
-    let mut client = CommandServiceClient::new(target.connection(0).clone());
-    let load = async {
-        let mut took = latencies();
-        for (request, position) in requests.into_iter().zip(before + 1..) {
-            let started = Instant::now();
-            let receive = async {
-                // After each event it has caught up again, and says so.
-                loop {
-                    let message = following.message().await.expect("it goes on");
-                    let message = message.expect("it is open").message;
-                    if let Some(subscribe_response::Message::Events(block)) = message {
-                        return (started.elapsed(), block.events);
-                    }
-                }
-            };
-            let (appended, (arrived, events)) = tokio::join!(client.append(request), receive);
-            took.saturating_record(nanos(arrived));
-            let appended = appended.expect("nobody else writes").into_inner();
-            assert_eq!(appended.position, position);
-            assert_eq!(events.len(), 1, "each event arrives by itself");
-            assert_eq!(events[0].position, position, "each event once, in order");
-        }
-        (count as u64, took)
-    };
-    target.measure(load).await
 }

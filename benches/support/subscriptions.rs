@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use annals::wire::proto::{
-    bench::{CallRequest, empty_service_client::EmptyServiceClient},
-    v1::{
-        AppendRequest, AppendStreamRequest, Filter, SubscribeResponse, append_stream_response,
-        command_service_client::CommandServiceClient,
+use annals::{
+    cli::bench::load::{latencies, nanos},
+    wire::proto::{
+        bench::{CallRequest, empty_service_client::EmptyServiceClient},
+        v1::{
+            AppendRequest, AppendStreamRequest, Filter, SubscribeResponse, append_stream_response,
+            command_service_client::CommandServiceClient,
+        },
     },
 };
 use bytes::Bytes;
@@ -27,8 +30,8 @@ use super::{
         wanted_by,
     },
     report::{micros, per_second, ratio, show, spread},
-    shapes::{IN_FLIGHT_MAX, answered, nanos},
-    target::{Target, latencies},
+    shapes::{IN_FLIGHT_MAX, answered},
+    target::Target,
 };
 
 /// So many calls of one kind, then as many of the other.

@@ -2,27 +2,29 @@
 
 use std::time::{Duration, Instant};
 
-use annals::wire::proto::v1::{
-    AppendRequest, GetInfoRequest, GetInfoResponse, NewEvent, ReadAllRequest,
-    admin_service_client::AdminServiceClient, command_service_client::CommandServiceClient,
-    new_event,
+use annals::{
+    cli::bench::{
+        self,
+        events::Maker,
+        load::{self, Fault, Taken},
+        raw::raw,
+    },
+    wire::{
+        block::EventBlock,
+        proto::v1::{
+            AppendRequest, GetInfoRequest, GetInfoResponse, ReadAllRequest,
+            admin_service_client::AdminServiceClient, command_service_client::CommandServiceClient,
+        },
+    },
 };
 use hdrhistogram::Histogram;
 use prost::Message;
-use tonic::transport::{Channel, Endpoint};
-use uuid::Uuid;
+use tonic::transport::Channel;
 
-use super::{
-    disk::Place,
-    server::Server,
-    shapes::{self, Sizes},
-};
-use annals::wire::block::EventBlock;
+use super::{disk::Place, server::Server, shapes::Sizes};
 
 /// What each event says.
 pub const DATA_BYTES: usize = 256;
-/// As the command line's client: a reader waits for no round trip.
-const WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTIONS: usize = 2;
 /// The history that reads read is appended in commits of so many events, to so many streams.
 pub const HISTORY_COMMIT_EVENTS: usize = 100;
@@ -61,7 +63,9 @@ pub struct Target {
     pub history: History,
     /// How many events were appended.
     pub appended: u64,
-    ids: u128,
+    /// Which of the empty calls is the twin.
+    pub empty: load::Twin,
+    maker: Maker,
 }
 
 impl Target {
@@ -69,7 +73,10 @@ impl Target {
     pub async fn prepare(server: Server, sizes: &Sizes) -> Self {
         let connections = Self::connect(&server, CONNECTIONS).await;
         let history = History { events: 0, bytes: 0, messages: 0 };
-        let mut target = Self { server, connections, history, appended: 0, ids: 0 };
+        // The same ids in every run.
+        let maker = Maker::new(0, DATA_BYTES);
+        let empty = load::Twin::Bytes;
+        let mut target = Self { server, connections, history, appended: 0, empty, maker };
         target.fill(sizes.history_commits).await;
         target
     }
@@ -83,16 +90,7 @@ impl Target {
 
     /// So many connections more to `server`.
     pub async fn connect(server: &Server, count: usize) -> Vec<Channel> {
-        let endpoint = Endpoint::from_shared(server.url.clone())
-            .expect("a URL")
-            .tcp_nodelay(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES);
-        let mut connections = Vec::new();
-        for _ in 0..count {
-            connections.push(endpoint.connect().await.expect("the server listens"));
-        }
-        connections
+        bench::connect(&server.url, count).await.expect("the server listens")
     }
 
     async fn fill(&mut self, commits: usize) {
@@ -104,12 +102,9 @@ impl Target {
         }
         // Read once with care, so that afterwards counting bytes is enough.
         let (mut position, mut bytes, mut messages) = (0, 0, 0);
-        let mut reading = shapes::raw(
-            &self.connections[0],
-            "/annals.v1.QueryService/ReadAll",
-            ReadAllRequest::default(),
-        )
-        .await;
+        let path = "/annals.v1.QueryService/ReadAll";
+        let reading = raw(&self.connections[0], path, ReadAllRequest::default()).await;
+        let mut reading = reading.expect("the server answers");
         while let Some(message) = reading.message().await.expect("the log is readable") {
             (bytes, messages) = (bytes + message.len() as u64, messages + 1);
             for event in EventBlock::decode(message).expect("events").events {
@@ -121,8 +116,7 @@ impl Target {
         self.history = History { events: position, bytes, messages };
     }
 
-    /// A request of `events` events for `stream`. Ids are the client's, so that a repeat is safe: as
-    /// clients should.
+    /// A request of `events` events for `stream`.
     pub fn append(
         &mut self,
         stream: &str,
@@ -130,22 +124,33 @@ impl Target {
         events: usize,
     ) -> AppendRequest {
         self.appended += events as u64;
-        let mut event = || {
-            self.ids += 1;
-            // Spread over all bits, as random ids are, and the same in every run: an odd factor makes
-            // no two alike.
-            let id =
-                Uuid::from_u128(self.ids.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
-            NewEvent {
-                id: id.to_string(),
-                r#type: "PaymentProcessed".to_owned(),
-                data: Some(new_event::Data::Text(data())),
-                ..NewEvent::default()
-            }
-        };
-        let events = (0..events).map(|_| event()).collect();
-        let stream = stream.to_owned();
-        AppendRequest { stream, events, expected_version, ..AppendRequest::default() }
+        self.maker.append(stream, expected_version, events as u64)
+    }
+
+    /// So many requests of so many events each for a new stream. Those of the empty twin append nothing.
+    pub fn appends(
+        &mut self,
+        twin: Twin,
+        stream: &str,
+        calls: usize,
+        events: usize,
+    ) -> Vec<AppendRequest> {
+        let before = self.appended;
+        let requests = (0..calls)
+            .map(|call| self.append(stream, Some((call * events) as u64), events))
+            .collect();
+        if twin == Twin::Empty {
+            self.appended = before;
+        }
+        requests
+    }
+
+    /// Whom a twin calls where there are two empty ones.
+    pub fn callee(&self, twin: Twin) -> load::Twin {
+        match twin {
+            Twin::Real => load::Twin::Real,
+            Twin::Empty => self.empty,
+        }
     }
 
     /// How many bytes the log has.
@@ -160,10 +165,10 @@ impl Target {
     }
 
     /// Runs `load`, which says how many events it moved and how long single calls took.
-    pub async fn measure(&self, load: impl Future<Output = (u64, Histogram<u64>)>) -> Outcome {
+    pub async fn measure(&self, load: impl Future<Output = Result<Taken, Fault>>) -> Outcome {
         let before = self.server.cpu_time();
         let started = Instant::now();
-        let (events, latencies) = load.await;
+        let Taken { events, latencies } = load.await.expect("every answer is as it should be");
         let elapsed = started.elapsed();
         let cpu =
             self.server.cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before));
@@ -179,17 +184,4 @@ impl Target {
     pub async fn check_head(&self) {
         assert_eq!(self.info().await.head, self.appended, "every append is in the log, once");
     }
-}
-
-/// JSON of [`DATA_BYTES`] bytes.
-pub fn data() -> String {
-    let start = r#"{"amount":"129.90","currency":"EUR","note":""#;
-    let end = r#""}"#;
-    let fill = DATA_BYTES - start.len() - end.len();
-    format!("{start}{}{end}", "x".repeat(fill))
-}
-
-/// For latencies in nanoseconds, up to a minute, two digits.
-pub fn latencies() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 2).expect("the bounds are sane")
 }

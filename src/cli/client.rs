@@ -6,10 +6,14 @@ use http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
 use super::CliError;
-use crate::wire::proto::v1::{
-    admin_service_client::AdminServiceClient, command_service_client::CommandServiceClient,
-    query_service_client::QueryServiceClient, read_model_service_client::ReadModelServiceClient,
-    subscription_service_client::SubscriptionServiceClient,
+use crate::wire::proto::{
+    bench::empty_service_client::EmptyServiceClient,
+    v1::{
+        admin_service_client::AdminServiceClient, command_service_client::CommandServiceClient,
+        query_service_client::QueryServiceClient,
+        read_model_service_client::ReadModelServiceClient,
+        subscription_service_client::SubscriptionServiceClient,
+    },
 };
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:2113";
@@ -54,21 +58,41 @@ fn parse_url(text: &str) -> Result<String, String> {
 impl ServerArgs {
     /// A connection that stands.
     pub async fn connect(&self) -> Result<Client, CliError> {
-        let endpoint = Endpoint::from_shared(self.server.clone())
-            .map_err(|error| CliError::Usage(format!("--server {}: {error}", self.server)))?
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(Duration::from_mins(1)))
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES);
-        match endpoint.connect().await {
-            Ok(channel) => Ok(Client { channel }),
-            Err(_) => Err(CliError::NoServer { server: self.server.clone() }),
-        }
+        Ok(Client { channel: self.channel().await? })
     }
+
+    /// So many connections that stand.
+    pub async fn channels(&self, count: u32) -> Result<Vec<Channel>, CliError> {
+        let mut channels = Vec::new();
+        for _ in 0..count {
+            channels.push(self.channel().await?);
+        }
+        Ok(channels)
+    }
+
+    async fn channel(&self) -> Result<Channel, CliError> {
+        let endpoint = endpoint(self.server.clone())
+            .map_err(|error| CliError::Usage(format!("--server {}: {error}", self.server)))?;
+        let no_server = |_| CliError::NoServer { server: self.server.clone() };
+        endpoint.connect().await.map_err(no_server)
+    }
+
+    pub fn url(&self) -> &str {
+        &self.server
+    }
+}
+
+/// How a connection to the server at `url` is made.
+pub fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(url)?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_mins(1)))
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES))
 }
 
 pub struct Client {
@@ -94,6 +118,10 @@ impl Client {
     pub fn models(&self) -> ReadModelServiceClient<Channel> {
         ReadModelServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+    }
+
+    pub fn empty(&self) -> EmptyServiceClient<Channel> {
+        EmptyServiceClient::new(self.channel.clone())
     }
 
     pub fn admin(&self) -> AdminServiceClient<Channel> {

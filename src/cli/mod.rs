@@ -4,6 +4,7 @@
 //! codes: 0 it is done, 1 it failed, 2 it was asked for wrongly. A reader that has seen enough and closes
 //! the pipe (`| head`) is no failure.
 
+pub mod bench;
 pub mod cloud_events;
 
 mod append;
@@ -63,6 +64,7 @@ Commands
   export         Write events to a file as CloudEvents
   retention      Set what is kept; also: truncate, delete, tombstone, compact
   verify         Check the whole history; also: backup, repair
+  bench          Measure a server under load
   help           Explain a command: annals help append
 
 Quickstart
@@ -106,6 +108,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Backup(backup::BackupArgs),
     Repair(repair::RepairArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         None => welcome(),
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Repair(args)) => repair::run(&args),
+        Some(Command::Bench(args)) => bench::run(args),
         Some(command) => client(command),
     };
     match result {
@@ -136,7 +140,9 @@ fn client(command: Command) -> Result<(), CliError> {
         .map_err(|error| CliError::file("the runtime", error))?;
     runtime.block_on(async {
         match command {
-            Command::Serve(_) | Command::Repair(_) => unreachable!("it asks no server"),
+            Command::Serve(_) | Command::Repair(_) | Command::Bench(_) => {
+                unreachable!("it has no part in this runtime")
+            }
             Command::Append(args) => append::run(args).await,
             Command::Read(args) => read::run(args).await,
             Command::Tail(args) => tail::run(args).await,

@@ -39,7 +39,12 @@ pub mod proto {
     }
     /// `annals.bench.v1`, the empty twins for benchmarks.
     pub mod bench {
-        tonic::include_proto!("annals.bench.v1");
+        pub use v1::*;
+
+        /// As deep as its package, which is how it finds the messages of `annals.v1`.
+        pub mod v1 {
+            tonic::include_proto!("annals.bench.v1");
+        }
     }
     /// Every file above and what it imports, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/annals.binpb"));

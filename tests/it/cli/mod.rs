@@ -1,6 +1,7 @@
 //! The command line from the outside: options, files, exit codes.
 
 mod backup;
+mod bench;
 mod commands;
 mod config;
 mod data_directory;
