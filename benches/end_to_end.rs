@@ -7,6 +7,7 @@
 //! cargo bench --bench end_to_end -- --rounds 15      default 7
 //! cargo bench --bench end_to_end -- --against PATH   another build of the server, too, by turns
 //! cargo bench --bench end_to_end -- --only real      or `empty`: for a profiler
+//! cargo bench --bench end_to_end -- --messages       appends beside the empty call with the same messages
 //! cargo bench --bench end_to_end -- --durable        appends in durable mode, beside the bare disk
 //! cargo bench --bench end_to_end -- --durable --recovery 1000000    starts after a crash, nothing else
 //! cargo bench --bench end_to_end -- --analytics 10000000            questions about a large history, nothing else
@@ -23,6 +24,7 @@ mod support;
 
 use std::path::PathBuf;
 
+use annals::cli::bench::load;
 use support::{
     analytics::Questions,
     disk::{FileSystem, Place},
@@ -57,6 +59,8 @@ struct Options {
     rounds: usize,
     against: Option<PathBuf>,
     only: Option<Twin>,
+    /// The empty twin of appends takes the same messages, and not only as many bytes.
+    messages: bool,
     /// Parts of shapes' names; none: all shapes.
     wanted: Vec<String>,
 }
@@ -74,6 +78,7 @@ impl Options {
             rounds: ROUNDS,
             against: None,
             only: None,
+            messages: false,
             wanted: Vec::new(),
         };
         let mut bench = false;
@@ -96,6 +101,7 @@ impl Options {
                 "--bench" => bench = true,
                 "--smoke" | "--test" => options.smoke = true,
                 "--durable" => options.durable = true,
+                "--messages" => options.messages = true,
                 "--packing" => options.packing = Some(value()?.into()),
                 "--against" => options.against = Some(value()?.into()),
                 "--only" => {
@@ -176,7 +182,11 @@ async fn targets(options: &Options, sizes: &Sizes, durable: bool) -> Vec<Target>
     let mut targets = Vec::new();
     for binary in binaries.into_iter().flatten() {
         let place = durable.then(Place::new);
-        targets.push(Target::prepare(Server::start(&binary, place), sizes).await);
+        let mut target = Target::prepare(Server::start(&binary, place), sizes).await;
+        if options.messages {
+            target.empty = load::Twin::Messages;
+        }
+        targets.push(target);
     }
     targets
 }

@@ -1,7 +1,5 @@
 //! The shapes of calls: each a real call and its empty twin with as many bytes.
 
-use std::pin::Pin;
-
 use annals::{
     cli::bench::{
         append,
@@ -17,6 +15,7 @@ use annals::{
         },
     },
 };
+use futures_util::future::BoxFuture;
 use prost::Message;
 use tokio::sync::Semaphore;
 
@@ -150,7 +149,7 @@ pub async fn append(
     name: &str,
     [callers, calls, events]: [usize; 3],
 ) -> Outcome {
-    let mut work: Vec<Pin<Box<dyn Future<Output = Result<Taken, Fault>> + Send>>> = Vec::new();
+    let mut work: Vec<BoxFuture<'static, Result<Taken, Fault>>> = Vec::new();
     for caller in 0..callers {
         // What the client does before it calls is not measured.
         let requests = target.appends(twin, &format!("{name}-{caller}"), calls, events);

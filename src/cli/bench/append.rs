@@ -344,7 +344,10 @@ pub async fn pipeline(
         }
         match answer.result {
             Some(Appended(appended)) => check(&appended, sent.events, sent.expected),
-            Some(Error(error)) => Err(Status::new(error.code.into(), error.message).into()),
+            Some(Error(error)) => {
+                let details = error.encode_to_vec().into();
+                Err(Status::with_details(error.code.into(), error.message, details).into())
+            }
             None => Err(Fault::Wrong(format!("request {count} has an empty answer"))),
         }
     });
