@@ -59,12 +59,11 @@ Commands
   streams        List the streams
   search         Find events; also: explain, correlation, replay
   stats          Count events by hour, day, type and more; also: trends
-  info           Show what the server is and holds
+  info           Show what the server is and holds; also: bench, how fast it is
   import         Append CloudEvents from a file
   export         Write events to a file as CloudEvents
   retention      Set what is kept; also: truncate, delete, tombstone, compact
   verify         Check the whole history; also: backup, repair
-  bench          Measure a server under load
   help           Explain a command: annals help append
 
 Quickstart
