@@ -55,6 +55,18 @@ pub struct Config {
     pub limits: Limits,
     /// Appends that wait for the sequencer at once, 1 to 1 048 576: 65 536. More are refused.
     pub append_queue_max: usize,
+    /// Bytes of the events of appends that wait for the sequencer at once, 1 MiB to 64 GiB: 256 MiB. More are refused,
+    /// but one always may.
+    pub append_queue_bytes_max: usize,
+    /// Connections at once, 1 to 1 000 000: 10 000, and no more than the system lets the process have open files. More
+    /// are refused.
+    pub connections_max: usize,
+    /// Calls that are open at once, on all connections together, 1 to 1 000 000: 65 536; a call is open until the last
+    /// byte of its answer is sent. More are refused, but health checks.
+    pub calls_max: usize,
+    /// Bytes of requests that are being received or worked on at once, as they come over the wire, 32 MiB to 64 GiB: 256
+    /// MiB. More are refused.
+    pub requests_bytes_max: usize,
     /// Subscriptions, consumers, watches and replays that are open at once, 1 to 1 000 000: 10 000. More are refused.
     pub subscriptions_max: usize,
     /// Consumer groups that there are at once, 1 to 100 000: 1000. More are refused.
@@ -92,6 +104,10 @@ impl Default for Config {
             query_cache: 64 << 20,
             limits: Limits::default(),
             append_queue_max: 65_536,
+            append_queue_bytes_max: 256 << 20,
+            connections_max: 10_000,
+            calls_max: 65_536,
+            requests_bytes_max: 256 << 20,
             subscriptions_max: 10_000,
             groups_max: 1000,
             models_max: 1000,
@@ -172,6 +188,10 @@ pub const OPTIONS: &[Spec] = &[
     option!("metadata-entries-max", "N", limits.metadata_entries_max, count(1..=Limits::HARD.metadata_entries_max), "Metadata entries of one event"),
     option!("tags-max", "N", limits.tags_max, count(1..=Limits::HARD.tags_max), "Tags of one event"),
     option!("append-queue-max", "N", append_queue_max, count(1..=1 << 20), "Appends that wait at once; more are refused"),
+    option!("append-queue-max-bytes", "BYTES", append_queue_bytes_max, bytes(1 << 20..=64 << 30), "The events of appends that wait at once; more are refused"),
+    option!("connections-max", "N", connections_max, count(1..=1_000_000), "Connections at once; more are refused"),
+    option!("calls-max", "N", calls_max, count(1..=1_000_000), "Calls that are open at once; more are refused, but health checks"),
+    option!("requests-max-bytes", "BYTES", requests_bytes_max, bytes(32 << 20..=64 << 30), "Requests that are received or worked on at once; more are refused"),
     option!("subscriptions-max", "N", subscriptions_max, count(1..=1_000_000), "Subscriptions, consumers, watches and replays that are open at once; more are refused"),
     option!("groups-max", "N", groups_max, count(1..=100_000), "Consumer groups that there are at once; more are refused"),
     option!("models-max", "N", models_max, count(1..=100_000), "Versions of read models that there are at once; more are refused"),

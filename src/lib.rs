@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod open_files;
 pub mod progress;
 pub mod server;
 pub mod service;

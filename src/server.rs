@@ -4,12 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    codec::CompressionEncoding,
-    server::NamedService,
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -20,6 +15,7 @@ use crate::{
         position::Position,
         store::Store,
     },
+    open_files,
     service::{
         cache::QueryCache,
         command::CommandService,
@@ -31,9 +27,11 @@ use crate::{
     },
     storage::{self, Storage, StorageError},
     wire::{
-        admin::Admin,
+        admin::{Admin, Load, LoadLimits},
+        admission::Admission,
         call::CallLayer,
         command::Commands,
+        connections,
         empty::Empty,
         group::Groups,
         proto::{
@@ -59,6 +57,12 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Calls open at once on one connection.
 const CALLS_OF_A_CONNECTION_MAX: u32 = 4096;
+/// The headers of one call, counted as HTTP/2 counts (RFC 9113, 6.5.2). More is answered with HTTP status 431.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// A health check names a service.
+const HEALTH_REQUEST_BYTES_MAX: usize = 4 << 10;
+/// So many files are kept for other things than connections: segments, read models, what the runtime needs.
+const FILES_BESIDE_CONNECTIONS: usize = 256;
 
 /// Why the server could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +96,9 @@ pub async fn run(
     let (mut health, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Zstd);
+        .accept_compressed(CompressionEncoding::Zstd)
+        .max_decoding_message_size(HEALTH_REQUEST_BYTES_MAX);
+    let load = load(&config);
     let following = match Following::start(&config, &store, &clock, &stop) {
         Ok(following) => following,
         Err(error) => {
@@ -103,20 +109,28 @@ pub async fn run(
     };
     let groups = following.groups.clone();
     let read_models = following.read_models.clone();
-    let routes = routes(&config, &storage, &clock, &stop, health.clone(), following).await?;
+    let routes =
+        routes(&config, &storage, &clock, &stop, health.clone(), following, load.clone()).await?;
     let routes = routes.add_service(health_service);
 
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
     tokio::spawn(watch_the_log(store.broken(), health.clone()));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming =
+        connections::accept(listener, load.connections.clone(), config.keep_alive_timeout);
     let serving = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(CALLS_OF_A_CONNECTION_MAX)
         .http2_keepalive_interval(Some(config.keep_alive_interval))
         .http2_keepalive_timeout(Some(config.keep_alive_timeout))
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .layer(Admission::new(
+            load.calls.clone(),
+            load.limits.requests_bytes_max,
+            load.limits.request_bytes_max,
+        ))
         .layer(CallLayer::new(stop.clone()))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, {
@@ -155,6 +169,29 @@ pub async fn run(
     .ok();
     tracing::info!(head = %store.history().log.watermark().get(), "stopped");
     Ok(served?)
+}
+
+/// What the server takes at once.
+fn load(config: &Config) -> Load {
+    let files = open_files::raise_limit().and_then(|files| usize::try_from(files).ok());
+    let connections_max = files.map_or(config.connections_max, |files| {
+        let possible = files.saturating_sub(FILES_BESIDE_CONNECTIONS).max(1);
+        if possible < config.connections_max {
+            let wanted = config.connections_max;
+            tracing::warn!(wanted, possible, files, "fewer connections: too few open files");
+        }
+        possible.min(config.connections_max)
+    });
+    Load {
+        connections: Places::new(connections_max),
+        calls: Places::new(config.calls_max),
+        limits: LoadLimits {
+            request_bytes_max: config.limits.commit_size_bytes_max + REQUEST_OVERHEAD_BYTES,
+            requests_bytes_max: config.requests_bytes_max,
+            append_queue_max: config.append_queue_max,
+            append_queue_bytes_max: config.append_queue_bytes_max,
+        },
+    }
 }
 
 /// When the log takes nothing more, the server does not serve commands; reads go on.
@@ -243,6 +280,7 @@ async fn routes(
     stop: &CancellationToken,
     health: HealthReporter,
     following: Following,
+    load: Load,
 ) -> Result<Routes, ServerError> {
     let store = &storage.store;
     let limits = config.limits;
@@ -257,6 +295,7 @@ async fn routes(
         store: Arc::clone(store),
         compactor: storage.compactor(),
         places,
+        load: load.clone(),
         cache,
         limits,
         sync: config.data.is_some().then_some(config.sync),
@@ -264,7 +303,7 @@ async fn routes(
         started: Instant::now(),
         stop: stop.clone(),
     };
-    let request_bytes_max = limits.commit_size_bytes_max + REQUEST_OVERHEAD_BYTES;
+    let request_bytes_max = load.limits.request_bytes_max;
 
     // Requests may be compressed. Answers are not: a compressor for each message costs a hundred times
     // what the message does.

@@ -107,7 +107,8 @@ pub async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Storage, St
     let memory_max = config.max_memory.unwrap_or(usize::MAX);
     let store = |sequencer: Sequencer| {
         let sequencer = sequencer.with_memory_max(memory_max, config.when_full);
-        Arc::new(Store::new(sequencer, Arc::clone(clock), config.append_queue_max))
+        let store = Store::new(sequencer, Arc::clone(clock), config.append_queue_max);
+        Arc::new(store.with_queue_bytes(config.append_queue_bytes_max))
     };
     let keys = config.index_metadata.clone();
     let Some(path) = config.data.clone() else {

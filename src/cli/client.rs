@@ -56,6 +56,11 @@ fn parse_url(text: &str) -> Result<String, String> {
 }
 
 impl ServerArgs {
+    /// The server's URL.
+    pub fn url(&self) -> &str {
+        &self.server
+    }
+
     /// A connection that stands.
     pub async fn connect(&self) -> Result<Client, CliError> {
         Ok(Client { channel: self.channel().await? })

@@ -66,7 +66,6 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
         ("categories", grouped(info.category_count)),
         ("event types", grouped(info.event_type_count)),
         ("tags", grouped(info.tag_count)),
-        ("subscriptions", grouped(info.subscription_count)),
     ];
     if !info.indexed_metadata_keys.is_empty() {
         let keys: Vec<_> = info.indexed_metadata_keys.iter().map(|key| printable(key)).collect();
@@ -86,6 +85,25 @@ fn rows(info: &GetInfoResponse) -> Vec<(&'static str, String)> {
                 size(limits.event_bytes_max),
                 size(limits.commit_bytes_max),
                 grouped(limits.commit_events_max.into()),
+            ),
+        ));
+        let load = [
+            ("connections", info.connection_count, limits.connections_max),
+            ("calls", info.call_count, limits.calls_max),
+            ("subscriptions", info.subscription_count, limits.subscriptions_max),
+        ];
+        let load = load.map(|(what, open, max)| {
+            format!("{what} {} of {}", grouped(open), grouped(max.into()))
+        });
+        rows.push(("load", load.join(", ")));
+        rows.push((
+            "load: requests",
+            format!(
+                "at most {}, each {}; appends that wait {}, {}",
+                size(limits.requests_bytes_max),
+                size(limits.request_bytes_max),
+                grouped(limits.append_queue_max.into()),
+                size(limits.append_queue_bytes_max),
             ),
         ));
     }
@@ -180,6 +198,8 @@ fn to_json(info: &GetInfoResponse) -> Value {
         "eventTypeCount": info.event_type_count,
         "tagCount": info.tag_count,
         "subscriptionCount": info.subscription_count,
+        "connectionCount": info.connection_count,
+        "callCount": info.call_count,
         "memory": info.memory.as_ref().map(|memory| json!({
             "segmentBytes": memory.segment_bytes,
             "eventBytes": memory.event_bytes,
@@ -207,6 +227,13 @@ fn to_json(info: &GetInfoResponse) -> Value {
             "eventTypeBytesMax": limits.event_type_bytes_max,
             "metadataEntriesMax": limits.metadata_entries_max,
             "tagsMax": limits.tags_max,
+            "requestBytesMax": limits.request_bytes_max,
+            "requestsBytesMax": limits.requests_bytes_max,
+            "connectionsMax": limits.connections_max,
+            "callsMax": limits.calls_max,
+            "appendQueueMax": limits.append_queue_max,
+            "appendQueueBytesMax": limits.append_queue_bytes_max,
+            "subscriptionsMax": limits.subscriptions_max,
         })),
         "queryCache": info.query_cache.as_ref().map(|cache| json!({
             "hitCount": cache.hit_count,

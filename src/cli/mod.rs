@@ -9,6 +9,7 @@ pub mod cloud_events;
 
 mod append;
 mod backup;
+mod bench;
 mod client;
 mod compact;
 mod consumer;
@@ -64,6 +65,7 @@ Commands
   export         Write events to a file as CloudEvents
   retention      Set what is kept; also: truncate, delete, tombstone, compact
   verify         Check the whole history; also: backup, repair
+  bench          Put load on a server that is there to be tested
   help           Explain a command: annals help append
 
 Quickstart
@@ -140,7 +142,7 @@ fn client(command: Command) -> Result<(), CliError> {
     runtime.block_on(async {
         match command {
             Command::Serve(_) | Command::Repair(_) | Command::Bench(_) => {
-                unreachable!("it has no part in this runtime")
+                unreachable!("they have runtimes of their own, or none")
             }
             Command::Append(args) => append::run(args).await,
             Command::Read(args) => read::run(args).await,

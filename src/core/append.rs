@@ -1,5 +1,7 @@
 //! A proposal, its answer, its errors.
 
+use std::fmt;
+
 use uuid::Uuid;
 
 use super::{
@@ -23,6 +25,14 @@ pub struct Proposal {
     /// What the one event of the one write sets: it is made by [`Setting::proposal`]. Where it changes
     /// nothing, nothing is written.
     pub setting: Option<Setting>,
+}
+
+impl Proposal {
+    /// How many bytes it holds while it waits, but for what is small: its events.
+    pub fn size(&self) -> usize {
+        let events = self.writes.iter().flat_map(|write| &write.events);
+        events.map(NewEvent::size_max).sum()
+    }
 }
 
 /// What a proposal does to one stream.
@@ -102,13 +112,29 @@ pub enum AppendError {
     /// The history has the memory that it may have: until somebody gives the server more.
     #[error("the store is full: it has {used} bytes of {max}")]
     Full { used: usize, max: usize },
-    /// Too many proposals wait: a repeat after a pause can help.
-    #[error("too many appends wait")]
-    Overloaded,
+    /// Too many proposals wait, or too large ones: a repeat after a pause can help.
+    #[error("the most {queue} that may wait are waiting: {max}")]
+    Overloaded { queue: Queue, max: usize },
     /// The log broke, maybe after it had taken the commit, or the process is ending. Repeat with the
     /// same event ids to find out.
     #[error("the outcome is unknown")]
     OutcomeUnknown(#[source] CommitLogError),
+}
+
+/// What of the proposals that wait is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    Appends,
+    Bytes,
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Appends => "appends",
+            Self::Bytes => "bytes of appends",
+        })
+    }
 }
 
 /// How many of the events that broke a condition a refusal names.

@@ -13,13 +13,13 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    append::{AppendError, Committed, Proposal},
+    append::{AppendError, Committed, Proposal, Queue},
     clock::Clock,
     combiner::Combiner,
     commit_log::CommitLogError,
     history::History,
     sequencer::Sequencer,
-    sync::Mutex,
+    sync::{AtomicUsize, Mutex, Ordering},
 };
 
 /// So many proposals are decided before they are published and answered together.
@@ -33,6 +33,12 @@ pub struct Store {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
     waiting: Combiner<Waiting>,
+    /// How many may wait.
+    queue_max: usize,
+    /// The bytes of the proposals that wait, or are being decided. Raised by every caller, lowered by the
+    /// leader.
+    waiting_bytes: AtomicUsize,
+    waiting_bytes_max: usize,
     /// Taken by the leader only, so nobody ever waits for it but the next leader for the last one's
     /// final step.
     writer: Mutex<Writer>,
@@ -66,6 +72,9 @@ impl Store {
             history: Arc::clone(sequencer.history()),
             clock,
             waiting: Combiner::new(queue_max),
+            queue_max,
+            waiting_bytes: AtomicUsize::new(0),
+            waiting_bytes_max: usize::MAX,
             writer: Mutex::new(Writer {
                 sequencer,
                 proposals: Vec::new(),
@@ -76,6 +85,12 @@ impl Store {
             leader: OnceLock::new(),
             broken: watch::Sender::new(None),
         }
+    }
+
+    /// The same, in which appends of at most `max` bytes wait at once. One always may.
+    #[must_use]
+    pub fn with_queue_bytes(self, max: usize) -> Self {
+        Self { waiting_bytes_max: max, ..self }
     }
 
     /// The read side.
@@ -92,8 +107,20 @@ impl Store {
     /// second value is true the caller has become the leader and must call [`Store::lead`], whatever
     /// becomes of the call that it serves.
     pub fn submit(&self, proposal: Proposal) -> Result<(Answer, bool), AppendError> {
+        let size = proposal.size();
+        // Relaxed, here and below: the number orders nothing.
+        let before = self.waiting_bytes.fetch_add(size, Ordering::Relaxed);
         let (caller, answer) = oneshot::channel();
-        Ok((answer, self.push(Waiting::Proposal(proposal, caller))?))
+        let pushed = if before > 0 && before + size > self.waiting_bytes_max {
+            Err(AppendError::Overloaded { queue: Queue::Bytes, max: self.waiting_bytes_max })
+        } else {
+            self.push(Waiting::Proposal(proposal, caller))
+        };
+        if pushed.is_err() {
+            // Relaxed: as above.
+            self.waiting_bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+        Ok((answer, pushed?))
     }
 
     /// Hands a task in, which is done between two batches. Whether the caller has become the leader, as in
@@ -103,7 +130,10 @@ impl Store {
     }
 
     fn push(&self, waiting: Waiting) -> Result<bool, AppendError> {
-        let leads = self.waiting.push(waiting).map_err(|_| AppendError::Overloaded)?;
+        let leads = self
+            .waiting
+            .push(waiting)
+            .map_err(|_| AppendError::Overloaded { queue: Queue::Appends, max: self.queue_max })?;
         if let Some(thread) = self.leader.get() {
             if leads {
                 thread.unpark();
@@ -168,8 +198,10 @@ impl Store {
         for _ in 0..rounds {
             let mut writer = self.writer();
             let Writer { sequencer, proposals, callers, tasks, answers } = &mut *writer;
+            let mut bytes = 0;
             let count = self.waiting.take(BATCH_MAX, |waiting| match waiting {
                 Waiting::Proposal(proposal, caller) => {
+                    bytes += proposal.size();
                     proposals.push(proposal);
                     callers.push(caller);
                 }
@@ -186,6 +218,8 @@ impl Store {
             }
             self.tell_if_broken(sequencer);
             proposals.clear();
+            // Relaxed: as in `submit`.
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             // Without an answer the caller's channel closes: the outcome is unknown.
             for (caller, answer) in callers.drain(..).zip(answers.drain(..)) {
                 // The caller may be gone; what it asked for is done all the same.
@@ -347,5 +381,60 @@ mod model {
             },
             2000,
         );
+    }
+}
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::core::{
+        append::{Queue, Write},
+        clock::ManualClock,
+        commit_log::memory::Memory,
+        event::NewEvent,
+        log::{LogWriter, format::Body},
+        name::Name,
+    };
+
+    fn proposal(id: u128, bytes: usize) -> Proposal {
+        let name = |text| Name::new(text, 100).expect("a name");
+        let (stream, event_type) = (name("Account-1"), name(&"T".repeat(50)));
+        let text = "x".repeat(bytes);
+        let body = Body { correlation_id: &text, ..Body::default() };
+        let event = NewEvent::new(Uuid::from_u128(id), &stream, event_type, vec![], None, body);
+        let writes = vec![Write { stream, events: vec![event], expected: None }];
+        Proposal { writes, ..Proposal::default() }
+    }
+
+    /// Also one that was refused, for its bytes or for the number of those before it, has no part in it.
+    #[test]
+    fn so_many_bytes_may_wait_and_one_proposal_always() {
+        let sequencer = Sequencer::new(LogWriter::with_segment_size(1 << 20), Box::new(Memory));
+        let store = Store::new(sequencer, Arc::new(ManualClock::default()), 2);
+        let store = store.with_queue_bytes(10_000);
+        for round in 0..3 {
+            let id = 10 * round;
+            let (mut first, leads) = store.submit(proposal(id, 20_000)).expect("it is the first");
+            assert!(leads);
+            let refusal = store.submit(proposal(id + 1, 1)).expect_err("10 000 bytes are there");
+            assert!(
+                matches!(refusal, AppendError::Overloaded { queue: Queue::Bytes, max: 10_000 }),
+                "{refusal}"
+            );
+            assert!(!store.lead(1));
+            first.try_recv().expect("it is answered").expect("it is written");
+
+            let (_, leads) = store.submit(proposal(id + 2, 4000)).expect("there is room");
+            assert!(leads);
+            store.submit(proposal(id + 3, 4000)).expect("there is room");
+            let refusal = store.submit(proposal(id + 4, 1000)).expect_err("two wait");
+            assert!(
+                matches!(refusal, AppendError::Overloaded { queue: Queue::Appends, max: 2 }),
+                "{refusal}"
+            );
+            assert!(!store.lead(1));
+        }
     }
 }

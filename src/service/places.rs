@@ -1,4 +1,5 @@
-//! Places for what stays open: subscriptions, consumers of groups, watches, replays. Their number is limited.
+//! Places for what stays open: subscriptions, consumers of groups, watches, replays; also connections, and calls.
+//! Their number is limited.
 
 use std::sync::{
     Arc,
@@ -26,6 +27,11 @@ impl Places {
     /// So many.
     pub fn new(limit: usize) -> Self {
         Self { open: Arc::default(), limit }
+    }
+
+    /// How many there are.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// How many are taken.

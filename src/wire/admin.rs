@@ -35,11 +35,29 @@ use crate::{
     },
 };
 
+/// What the server takes at once, and has taken.
+#[derive(Clone)]
+pub struct Load {
+    pub connections: Places,
+    pub calls: Places,
+    pub limits: LoadLimits,
+}
+
+/// The limits that are counted elsewhere.
+#[derive(Clone, Copy)]
+pub struct LoadLimits {
+    pub request_bytes_max: usize,
+    pub requests_bytes_max: usize,
+    pub append_queue_max: usize,
+    pub append_queue_bytes_max: usize,
+}
+
 /// The service on the wire.
 pub struct Admin {
     pub store: Arc<Store>,
     pub compactor: Compactor,
     pub places: Places,
+    pub load: Load,
     pub cache: Arc<QueryCache<Kept>>,
     pub limits: Limits,
     /// `None`: memory mode.
@@ -69,7 +87,7 @@ impl admin_service_server::AdminService for Admin {
             event_type_count: history.types.len() as u64,
             tag_count: history.tags.len() as u64,
             memory: Some(memory(&self.store, &cached)),
-            limits: Some(limits(&self.limits)),
+            limits: Some(self.limits()),
             subscription_count: self.places.open() as u64,
             sync: match self.sync {
                 None => String::new(),
@@ -83,6 +101,8 @@ impl admin_service_server::AdminService for Admin {
                 .iter()
                 .map(|index| index.key.to_string())
                 .collect(),
+            connection_count: self.load.connections.open() as u64,
+            call_count: self.load.calls.open() as u64,
         }))
     }
 
@@ -232,15 +252,25 @@ fn resident_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn limits(limits: &Limits) -> v1::Limits {
-    let narrow = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
-    v1::Limits {
-        event_bytes_max: limits.event_size_bytes_max as u64,
-        commit_bytes_max: limits.commit_size_bytes_max as u64,
-        commit_events_max: narrow(limits.commit_events_max),
-        stream_name_bytes_max: narrow(limits.stream_name_bytes_max),
-        event_type_bytes_max: narrow(limits.event_type_bytes_max),
-        metadata_entries_max: narrow(limits.metadata_entries_max),
-        tags_max: narrow(limits.tags_max),
+impl Admin {
+    fn limits(&self) -> v1::Limits {
+        let narrow = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
+        let (limits, load) = (&self.limits, &self.load);
+        v1::Limits {
+            event_bytes_max: limits.event_size_bytes_max as u64,
+            commit_bytes_max: limits.commit_size_bytes_max as u64,
+            commit_events_max: narrow(limits.commit_events_max),
+            stream_name_bytes_max: narrow(limits.stream_name_bytes_max),
+            event_type_bytes_max: narrow(limits.event_type_bytes_max),
+            metadata_entries_max: narrow(limits.metadata_entries_max),
+            tags_max: narrow(limits.tags_max),
+            request_bytes_max: load.limits.request_bytes_max as u64,
+            requests_bytes_max: load.limits.requests_bytes_max as u64,
+            connections_max: narrow(load.connections.limit()),
+            calls_max: narrow(load.calls.limit()),
+            append_queue_max: narrow(load.limits.append_queue_max),
+            append_queue_bytes_max: load.limits.append_queue_bytes_max as u64,
+            subscriptions_max: narrow(self.places.limit()),
+        }
     }
 }

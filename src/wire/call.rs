@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame};
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep_until, timeout_at},
@@ -65,24 +65,25 @@ const ENDLESS: &str = "/grpc.reflection.";
 #[derive(Clone)]
 pub struct CallLayer {
     stop: CancellationToken,
+    /// Calls that answer with one message: that is whole when the call returns, and needs no watch over its
+    /// body.
     unary: Arc<HashSet<String>>,
 }
 
 impl CallLayer {
     /// `stop` is cancelled when the server stops.
     pub fn new(stop: CancellationToken) -> Self {
-        Self { stop, unary: Arc::new(unary_paths()) }
+        Self { stop, unary: Arc::new(paths(|method| !method.server_streaming())) }
     }
 }
 
-/// The paths of our calls that answer with one message: that is whole when the call returns, and needs no
-/// watch over its body.
-fn unary_paths() -> HashSet<String> {
+/// The paths of our calls that are as `which` says.
+pub(super) fn paths(which: impl Fn(&MethodDescriptorProto) -> bool) -> HashSet<String> {
     let files = FileDescriptorSet::decode(DESCRIPTORS).expect("build.rs wrote it");
     let mut paths = HashSet::new();
     for file in &files.file {
         for service in &file.service {
-            for method in service.method.iter().filter(|method| !method.server_streaming()) {
+            for method in service.method.iter().filter(|method| which(method)) {
                 let path = [file.package(), ".", service.name(), "/", method.name()].concat();
                 paths.insert(format!("/{path}"));
             }
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_call_that_answers_with_a_stream_is_not_unary() {
-        let unary = unary_paths();
+        let unary = paths(|method| !method.server_streaming());
         assert!(unary.contains("/annals.v1.CommandService/Append"));
         assert!(!unary.contains("/annals.v1.CommandService/AppendStream"));
         assert!(!unary.contains("/annals.v1.SubscriptionService/Subscribe"));

@@ -1,6 +1,7 @@
 //! The only code that knows gRPC. An RPC is: convert, call a service, convert.
 
 pub mod admin;
+pub mod admission;
 pub mod analytics;
 pub mod append;
 pub mod block;
@@ -8,6 +9,7 @@ pub mod call;
 mod caller;
 pub mod codec;
 pub mod command;
+pub mod connections;
 pub mod consume;
 pub mod convert;
 pub mod empty;

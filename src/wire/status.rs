@@ -108,7 +108,7 @@ impl From<AppendError> for Status {
                 text,
                 [("used", used.to_string()), ("max", max.to_string())],
             ),
-            E::Overloaded => status(Code::ResourceExhausted, "OVERLOADED", text, []),
+            E::Overloaded { queue, max } => overloaded(&queue.to_string(), max),
             // Not UNAVAILABLE: clients repeat that one by themselves, as if nothing could have happened.
             E::OutcomeUnknown(reason) => {
                 tracing::error!(%reason, "append failed");
@@ -427,6 +427,20 @@ impl From<InvalidRequest> for Status {
         details.set_error_info("INVALID_REQUEST", DOMAIN, HashMap::new());
         Status::with_error_details(Code::InvalidArgument, short(message), details)
     }
+}
+
+/// The most that the server takes at once is there: `max` of `what`.
+pub fn overloaded(what: &str, max: usize) -> Status {
+    let text = format!("the server has too much to do: {max} {what} are the most; try again later");
+    let facts = [("what", what.to_owned()), ("max", max.to_string())];
+    status(Code::ResourceExhausted, "OVERLOADED", text, facts)
+}
+
+/// One message is larger than any may be.
+pub fn request_too_large(size: usize, max: usize) -> Status {
+    let text = format!("the request has {size} bytes, at most {max} are allowed");
+    let facts = [("size", size.to_string()), ("max", max.to_string())];
+    status(Code::ResourceExhausted, "REQUEST_TOO_LARGE", text, facts)
 }
 
 /// The server stops and takes nothing more on this stream.

@@ -5,6 +5,7 @@
 //!                                    requests and knows no option
 //! rounds.rs  report.rs               rounds, real and empty by turns · what they came to
 //! mixed/                             all at once, for as long as one likes
+//! overload/                          more than a server can take
 //! load.rs    events.rs               what a round is, what it came to · what is appended
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod events;
 mod fill;
 pub mod load;
 mod mixed;
+mod overload;
 pub mod raw;
 pub mod read;
 mod report;
@@ -61,6 +63,7 @@ enum Shape {
     Read(read::ReadArgs),
     Subscribe(subscribe::SubscribeArgs),
     Mixed(mixed::MixedArgs),
+    Overload(overload::OverloadArgs),
 }
 
 /// On all processors: one thread would measure itself.
@@ -76,6 +79,7 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
             Shape::Read(args) => read::run(args).await,
             Shape::Subscribe(args) => subscribe::run(args).await,
             Shape::Mixed(args) => mixed::run(args).await,
+            Shape::Overload(args) => overload::run(args).await,
         }
     })
 }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod bench;
+mod bench_overload;
 mod commands;
 mod config;
 mod data_directory;

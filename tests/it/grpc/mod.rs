@@ -23,6 +23,7 @@ mod interactive;
 mod lists;
 mod many_subscriptions;
 mod min_position;
+mod overload;
 mod pipeline;
 mod query_cache;
 mod race;

@@ -24,7 +24,8 @@ impl Process {
         Self::start_with(Command::new(env!("CARGO_BIN_EXE_annals")).env("ANNALS_DATA", data))
     }
 
-    fn start_with(command: &mut Command) -> Self {
+    /// The same with what `command` brings along.
+    pub fn start_with(command: &mut Command) -> Self {
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
             .stderr(Stdio::piped())

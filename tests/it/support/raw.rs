@@ -65,6 +65,11 @@ impl Raw {
         Call { request, response }
     }
 
+    /// Begins an `Append`.
+    pub async fn append(&mut self) -> Call {
+        self.begin("CommandService/Append", &[]).await
+    }
+
     /// A call with one message, to its end.
     pub async fn call(&mut self, path: &str, headers: &[(&str, &str)], message: &[u8]) -> Answer {
         let mut call = self.begin(path, headers).await;
@@ -79,9 +84,23 @@ impl Call {
         within(self.response).await.unwrap().into_body()
     }
 
+    /// Waits until this call or the other one is answered: the answer, and the one that is left.
+    pub async fn or(mut self, mut other: Self) -> (Answer, Self) {
+        tokio::select! {
+            response = &mut self.response => (Answer::read(response.unwrap()).await, other),
+            response = &mut other.response => (Answer::read(response.unwrap()).await, self),
+        }
+    }
+
     /// Reads everything.
     pub async fn end(self) -> Answer {
-        let (parts, mut body) = within(self.response).await.unwrap().into_parts();
+        Answer::read(within(self.response).await.unwrap()).await
+    }
+}
+
+impl Answer {
+    async fn read(response: http::Response<RecvStream>) -> Self {
+        let (parts, mut body) = response.into_parts();
         let mut bytes = BytesMut::new();
         while let Some(data) = within(body.data()).await {
             let data = data.unwrap();
@@ -94,16 +113,14 @@ impl Call {
             name.as_str().len() + value.len() + 32
         };
         let status = Status::from_header_map(with_status).expect("a call ends with a status");
-        Answer {
+        Self {
             status_bytes: with_status.iter().map(size).sum(),
             status: Some(status).filter(|status| status.code() != tonic::Code::Ok),
             headers: parts.headers,
             messages: unframe(bytes.freeze()),
         }
     }
-}
 
-impl Answer {
     /// The messages, decoded.
     pub fn decoded<T: Message + Default>(&self) -> Vec<T> {
         self.messages.iter().map(|(_, message)| T::decode(&message[..]).unwrap()).collect()
