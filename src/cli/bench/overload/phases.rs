@@ -44,6 +44,8 @@ const FILL_EVENT_BYTES: usize = 32 << 10;
 /// What the server may hold for a reader that does not read, as documented, and beside that for all of them.
 const READER_BYTES_MAX: u64 = 512 << 10;
 const READERS_SLACK_BYTES: u64 = 64 << 20;
+/// What tonic's client makes of a connection that is closed under its call.
+const CLOSED: [Code; 3] = [Code::Unavailable, Code::Cancelled, Code::Unknown];
 /// What an overloaded server may say, beside OK.
 const SHED: [Code; 3] = [Code::Ok, Code::ResourceExhausted, Code::DeadlineExceeded];
 
@@ -160,8 +162,12 @@ impl Run {
             self.report
                 .broken("connections", format!("{served} are served, there was room for {room}"));
         }
-        let allowed = [Code::Ok, Code::ResourceExhausted, Code::Unavailable];
-        self.note("connections", outcomes, &allowed).await?;
+        self.note(
+            "connections",
+            outcomes,
+            &[&[Code::Ok, Code::ResourceExhausted], &CLOSED[..]].concat(),
+        )
+        .await?;
         Ok(channels)
     }
 
@@ -297,8 +303,8 @@ impl Run {
         }
         let too_large = [Code::ResourceExhausted].as_slice();
         let wrong = [Code::InvalidArgument].as_slice();
-        // HTTP status 431 has no gRPC status: clients make of it what they like.
-        let any = [Code::Unknown, Code::Internal, Code::ResourceExhausted, Code::Unavailable];
+        // HTTP status 431 has no gRPC status, and resets the call: clients make of it what they like.
+        let any = [&[Code::Internal, Code::ResourceExhausted], &CLOSED[..]].concat();
         let packed = Some(CompressionEncoding::Gzip);
         let cases = [
             ("a message", self.request(one(text(limits.request_bytes_max))), None, too_large),
@@ -310,7 +316,7 @@ impl Run {
                 packed,
                 too_large,
             ),
-            ("headers", headers, None, &any),
+            ("headers", headers, None, &any[..]),
         ];
         let mut outcomes = Outcomes::new();
         // One connection for all: what is wrong with one call is not the next one's.
