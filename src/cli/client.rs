@@ -81,10 +81,6 @@ impl ServerArgs {
         let no_server = |_| CliError::NoServer { server: self.server.clone() };
         endpoint.connect().await.map_err(no_server)
     }
-
-    pub fn url(&self) -> &str {
-        &self.server
-    }
 }
 
 /// How a connection to the server at `url` is made.

@@ -9,7 +9,6 @@ pub mod cloud_events;
 
 mod append;
 mod backup;
-mod bench;
 mod client;
 mod compact;
 mod consumer;

@@ -403,7 +403,7 @@ mod tests {
         let (stream, event_type) = (name("Account-1"), name(&"T".repeat(50)));
         let text = "x".repeat(bytes);
         let body = Body { correlation_id: &text, ..Body::default() };
-        let event = NewEvent::new(Uuid::from_u128(id), &stream, event_type, vec![], None, body);
+        let event = NewEvent::new(Uuid::from_u128(id), &stream, &event_type, &[], None, body);
         let writes = vec![Write { stream, events: vec![event], expected: None }];
         Proposal { writes, ..Proposal::default() }
     }
