@@ -193,7 +193,7 @@ impl Pipeline {
             while let Some(request) = next {
                 match request {
                     Ok(Some(request)) => {
-                        pending.push(self.proposal(request).map(|it| proposals.push(it)))
+                        pending.push(self.proposal(request).map(|it| proposals.push(it)));
                     }
                     Ok(None) => end = Some(None),
                     Err(status) => end = Some(Some(Pending::End(status))),
@@ -218,10 +218,10 @@ impl Pipeline {
                 None => {}
                 Some(None) => return,
                 Some(Some(last)) => {
-                    let told = self.pending.send(last).await;
-                    return if told.is_ok() {
-                        super::linger(requests).await
-                    };
+                    if self.pending.send(last).await.is_ok() {
+                        super::linger(requests).await;
+                    }
+                    return;
                 }
             }
         }
