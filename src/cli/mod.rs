@@ -64,7 +64,6 @@ Commands
   export         Write events to a file as CloudEvents
   retention      Set what is kept; also: truncate, delete, tombstone, compact
   verify         Check the whole history; also: backup, repair
-  bench          Put load on a server that is there to be tested
   help           Explain a command: annals help append
 
 Quickstart

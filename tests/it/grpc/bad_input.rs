@@ -343,13 +343,16 @@ async fn bytes_that_are_not_utf8_or_not_protobuf_are_refused_by_the_name_of_thei
     let mut raw = Raw::connect(store.address).await;
     let cases = [
         (spoilt(&to_stream("MARK")), "stream"),
-        (spoilt(&with(|event| event.id = mark())), "events.id"),
-        (spoilt(&with(|event| event.r#type = mark())), "events.type"),
-        (spoilt(&with(|event| event.data = Some(Data::Text(mark())))), "events.data"),
-        (spoilt(&with(|event| event.content_type = mark())), "events.content_type"),
-        (spoilt(&with(|event| event.tags = vec![mark()])), "events.tags"),
-        (spoilt(&with(|e| e.metadata = [(mark(), mark())].into())), "events.metadata"),
+        (spoilt(&with(|event| event.id = mark())), "events[0].id"),
+        (spoilt(&with(|event| event.r#type = mark())), "events[0].type"),
+        (spoilt(&with(|event| event.data = Some(Data::Text(mark())))), "events[0].text"),
+        (spoilt(&with(|event| event.content_type = mark())), "events[0].content_type"),
+        (spoilt(&with(|event| event.tags = vec![mark()])), "events[0].tags"),
+        (spoilt(&with(|e| e.metadata = [(mark(), mark())].into())), "events[0].metadata"),
         (spoilt(&on_condition(vec![of_types(vec![mark()])])), "conditions.filters.types"),
+        // An event that ends within a field, or has a number for an id.
+        (b"\x0a\x01s\x12\x02\x12\x09".to_vec(), "events[0]"),
+        (b"\x0a\x01s\x12\x02\x08\x01".to_vec(), "events[0]"),
         (b"\x0a\xff".to_vec(), "stream"),
         (b"\x07".to_vec(), "(message)"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(), "(message)"),
@@ -359,17 +362,23 @@ async fn bytes_that_are_not_utf8_or_not_protobuf_are_refused_by_the_name_of_thei
         check(field, &answer.status.unwrap(), &[*field]);
     }
 
-    // It ends a pipeline; what came before is answered.
-    let good = AppendStreamRequest { append: Some(to_stream("Payment-1")) }.encode_to_vec();
-    let bad = AppendStreamRequest { append: Some(to_stream("MARK")) }.encode_to_vec();
-    let at = bad.windows(4).position(|part| part == b"MARK").unwrap();
-    let bad = [&bad[..at], b"\xff", &bad[at + 1..]].concat();
+    // A bad event is refused and the pipeline goes on; a bad message ends it, and what came before is answered.
+    let pipelined =
+        |append: AppendRequest| AppendStreamRequest { append: Some(append) }.encode_to_vec();
+    let spoilt = |mut bytes: Vec<u8>| {
+        let at = bytes.windows(4).position(|part| part == b"MARK").unwrap();
+        bytes[at] = 0xff;
+        bytes
+    };
+    let good = pipelined(to_stream("Payment-1"));
+    let bad_event = spoilt(pipelined(with(|event| event.r#type = mark())));
+    let bad = spoilt(pipelined(to_stream("MARK")));
     let mut call = raw.begin("CommandService/AppendStream", &[]).await;
-    for message in [&good, &bad] {
+    for message in [&bad_event, &good, &bad] {
         call.request.send_data(crate::support::raw::frame(message), false).unwrap();
     }
     let answer = call.end().await;
-    assert_eq!(answer.messages.len(), 1);
+    assert_eq!(answer.messages.len(), 2);
     check("a pipeline", &answer.status.unwrap(), &["append.stream"]);
     assert_eq!(store.head().await, 1);
 }
