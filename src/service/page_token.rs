@@ -56,7 +56,7 @@ impl Fingerprint {
     }
 }
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -269,7 +269,7 @@ fn clock(seconds: i64) -> String {
     }
 }
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(test)]
 mod tests {
     use chrono_tz::TZ_VARIANTS;
     use proptest::{prelude::*, sample::select};

@@ -75,7 +75,7 @@ fn cut_circles(causes: &[Option<usize>], places: &mut [Place]) {
     }
 }
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
