@@ -42,6 +42,10 @@ inspect:
 bench *OPTIONS:
     cargo bench --locked --bench end_to_end -- {{OPTIONS}}
 
+# What an event takes, against benches/instructions.toml; `--accept` keeps what it takes now.
+instructions *OPTIONS:
+    cargo bench --locked --profile counted --bench instructions -- {{OPTIONS}}
+
 # Needs cargo-deny and, for advisories, the network; `unit` holds licences and versions without both.
 deny:
     cargo deny check
