@@ -44,7 +44,11 @@ use annals::{
         },
         scan::{Progress, Scan},
     },
-    wire::{convert, filter, proto::v1},
+    wire::{
+        append::{self, AppendRequest},
+        filter,
+        proto::v1,
+    },
 };
 use bytes::Bytes;
 use prost::Message;
@@ -65,8 +69,8 @@ type Counted = Box<dyn FnMut() -> u64>;
 const CASES: [Case; 10] = [
     ("convert a request of 100", || convert(100)),
     ("encode an event", encode),
-    ("append 1 a commit", || append(1)),
-    ("append 100 a commit", || append(100)),
+    ("append 1 a commit", || append_commits(1)),
+    ("append 100 a commit", || append_commits(100)),
     ("read all", read_all),
     ("read streams", read_streams),
     ("filter by one index", || filter(vec![types("Failed")])),
@@ -85,12 +89,11 @@ const STREAMS: u64 = 50;
 
 /// The bytes of a request to a proposal.
 fn convert(events: u64) -> Counted {
-    let requests: Vec<Bytes> = requests(events).map(|it| it.encode_to_vec().into()).collect();
+    let requests: Vec<Bytes> = requests(events).collect();
     Box::new(move || {
         let mut converted = 0;
         for bytes in &requests {
-            let request = v1::AppendRequest::decode(bytes.clone()).expect("it was encoded");
-            let proposal = proposal(request);
+            let proposal = proposal(bytes.clone());
             converted += proposal.writes[0].events.len() as u64;
         }
         converted
@@ -110,15 +113,21 @@ fn encode() -> Counted {
                 metadata: vec![("organizationId", "organization-1")],
                 ..Body::default()
             };
-            let tags = vec![tag.clone()];
-            black_box(NewEvent::new(id, &stream, event_type.clone(), tags, None, body));
+            black_box(NewEvent::new(
+                id,
+                &stream,
+                &event_type,
+                std::slice::from_ref(&tag),
+                None,
+                body,
+            ));
         }
         EVENTS
     })
 }
 
 /// Proposals to answers: handed in, decided, written, indexed, published.
-fn append(events: u64) -> Counted {
+fn append_commits(events: u64) -> Counted {
     let store = empty();
     let mut proposals: Vec<Proposal> = requests(events).map(proposal).collect();
     Box::new(move || {
@@ -229,13 +238,16 @@ fn filled() -> Store {
     store
 }
 
-/// All events, so many a request, the streams by turns.
-fn requests(events: u64) -> impl Iterator<Item = v1::AppendRequest> {
-    (0..EVENTS / events).map(move |number| v1::AppendRequest {
-        stream: stream(number % STREAMS),
-        expected_version: Some(number / STREAMS * events),
-        events: (number * events..(number + 1) * events).map(event).collect(),
-        ..v1::AppendRequest::default()
+/// All events, so many a request, the streams by turns, as a client sends them.
+fn requests(events: u64) -> impl Iterator<Item = Bytes> {
+    (0..EVENTS / events).map(move |number| {
+        let request = v1::AppendRequest {
+            stream: stream(number % STREAMS),
+            expected_version: Some(number / STREAMS * events),
+            events: (number * events..(number + 1) * events).map(event).collect(),
+            ..v1::AppendRequest::default()
+        };
+        request.encode_to_vec().into()
     })
 }
 
@@ -273,8 +285,9 @@ fn one_of<'a>(all: &[&'a str], number: u64) -> &'a str {
     all[usize::try_from(number).expect("a small number") % all.len()]
 }
 
-fn proposal(request: v1::AppendRequest) -> Proposal {
-    convert::append(request, &Limits::default()).expect("it is valid")
+fn proposal(request: Bytes) -> Proposal {
+    let request = AppendRequest::decode(request).expect("it was encoded");
+    append::proposal(request, &Limits::default()).expect("it is valid")
 }
 
 fn commit(store: &Store, proposal: Proposal) {

@@ -76,11 +76,32 @@ pub enum OpenError {
     Io { path: PathBuf, source: io::Error },
 }
 
+/// What keeps others out of a data directory.
+struct Lock(fs::File);
+
+impl Lock {
+    /// The lock on `directory` by its `file`, which is at `path`.
+    fn take(file: fs::File, path: PathBuf, directory: &Path) -> Result<Self, OpenError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(directory.to_owned())),
+            Err(fs::TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that is being started has it, too, until it runs.
+        let _ = self.0.unlock();
+    }
+}
+
 /// A data directory, ours alone for as long as this lives.
 pub struct DataDirectory {
     files: Arc<dyn Files>,
     index: Arc<dyn Files>,
-    _lock: fs::File,
+    _lock: Lock,
 }
 
 impl DataDirectory {
@@ -112,13 +133,7 @@ impl DataDirectory {
         }
         let lock_path = path.join(LOCK_FILE);
         let lock = fs::File::create(&lock_path).map_err(failed(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::Locked(path.to_owned())),
-            Err(fs::TryLockError::Error(source)) => {
-                return Err(OpenError::Io { path: lock_path, source });
-            }
-        }
+        let lock = Lock::take(lock, lock_path, path)?;
         let (segments, index) = (path.join(SEGMENTS), path.join(INDEX));
         for folder in [&segments, &index] {
             fs::create_dir_all(folder).map_err(failed(folder))?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    LOCK_FILE, MARK, MARK_FILE, OpenError, SEGMENTS, UNFINISHED,
+    LOCK_FILE, Lock, MARK, MARK_FILE, OpenError, SEGMENTS, UNFINISHED,
     files::{Directory, Files},
     recovery::{Cut, RecoveryError, first_position, valid_follows},
     segment_name,
@@ -31,7 +31,7 @@ pub struct Offline {
     path: PathBuf,
     files: Directory,
     /// `None`: nobody ever had it, and it cannot be written to.
-    _lock: Option<fs::File>,
+    _lock: Option<Lock>,
 }
 
 impl Offline {
@@ -72,7 +72,7 @@ impl Offline {
 }
 
 /// Locks the directory at `path`; `None` where there is nothing to lock and nothing can be made.
-fn lock(path: &Path) -> Result<Option<fs::File>, OpenError> {
+fn lock(path: &Path) -> Result<Option<Lock>, OpenError> {
     let lock_path = path.join(LOCK_FILE);
     // A lock needs no right to write, so a copy on a medium that cannot be written to can be checked.
     let opened = fs::File::open(&lock_path).or_else(|error| {
@@ -87,11 +87,7 @@ fn lock(path: &Path) -> Result<Option<fs::File>, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(None),
         Err(source) => return Err(OpenError::Io { path: lock_path, source }),
     };
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
-        Err(fs::TryLockError::Error(source)) => Err(OpenError::Io { path: lock_path, source }),
-    }
+    Lock::take(lock, lock_path, path).map(Some)
 }
 
 /// The names of the segments of `files`, in the order of the log, and of what is none.
