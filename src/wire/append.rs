@@ -214,6 +214,7 @@ fn kind(content_type: &str) -> Option<Kind> {
 
 const TEXT_DEFAULT: &str = "application/json";
 const BINARY_DEFAULT: &str = "application/octet-stream";
+
 impl Check {
     /// The data as it is recorded, and the content type as it is recorded: empty for the default.
     fn data<'a>(
@@ -257,6 +258,7 @@ impl Check {
         let recorded = if content_type == recorded_default { "" } else { content_type };
         Some((data, recorded))
     }
+
     /// Checks the event that `bytes` are and puts its body behind `bodies`. Its id, when it occurred, and where its
     /// body ends.
     fn event(
