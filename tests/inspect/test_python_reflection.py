@@ -123,7 +123,7 @@ class PythonReflection(annals.Inspection):
         no_utf8 = b"\x02\xff\xfe"
         cases = (
             (b"\x0a" + no_utf8, ["stream"]),
-            (b"\x0a\x01x\x12\x04\x12" + no_utf8, ["events.type"]),
+            (b"\x0a\x01x\x12\x04\x12" + no_utf8, ["events[0].type"]),
             (b"\x0a\x7f", None),  # Shorter than it says.
             (b"\x0f", None),  # A wire type that does not exist.
         )

@@ -155,7 +155,12 @@ pub struct Body<'a> {
 impl Body<'_> {
     /// The fields' encoding, as [`Body::put`] writes it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let data = match self.data {
+            Data::None => 0,
+            Data::Text(text) => text.len(),
+            Data::Binary(bytes) => bytes.len(),
+        };
+        let mut out = Vec::with_capacity(self.stream.len() + self.event_type.len() + data + 64);
         self.put(&mut out);
         out
     }

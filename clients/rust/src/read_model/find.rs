@@ -139,7 +139,7 @@ impl Find {
         self
     }
 
-    /// The page that [`FindPage::next_page_token`] is for.
+    /// The page that [`Found::next_page_token`](super::Found::next_page_token) is for.
     #[must_use]
     pub fn page_token(mut self, token: impl Into<String>) -> Self {
         self.page_token = token.into();
