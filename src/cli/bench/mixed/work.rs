@@ -15,6 +15,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tonic::{Code, Status, Streaming, client::Grpc, transport::Channel};
+use tonic_types::StatusExt;
 
 use super::{
     MixedArgs,
@@ -252,22 +253,35 @@ pub async fn append(shared: Arc<Shared>, channel: Channel, caller: u32) {
 pub async fn read(shared: Arc<Shared>, channel: Channel, reader: u64) {
     let mut client = QueryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let mut back_off = BackOff::new();
+    // Up to here a server that evicts has kept nothing, as far as it is known.
+    let mut dropped = 0;
     // Readers do not follow each other through the log.
     for number in reader * 7919.. {
-        let places = shared.acknowledged().saturating_sub(shared.limit) + 1;
-        let after = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % places;
+        let places = shared.acknowledged().saturating_sub(dropped + shared.limit) + 1;
+        let after = dropped + number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % places;
         let request = ReadAllRequest { after, limit: shared.limit, ..ReadAllRequest::default() };
         match read_once(&mut client, request, &shared).await {
             Ok(()) => back_off = BackOff::new(),
             Err(status) => {
                 shared.reads.fail(status.code());
-                back_off.wait(&shared.budget).await;
+                if let Some(first) = first_kept(&status) {
+                    dropped = first.saturating_sub(1);
+                } else {
+                    back_off.wait(&shared.budget).await;
+                }
             }
         }
         if shared.budget.is_over() {
             return;
         }
     }
+}
+
+/// The first position that is kept, where `status` says that those before are dropped.
+fn first_kept(status: &Status) -> Option<u64> {
+    let facts = status.get_details_error_info()?;
+    let dropped = facts.reason == "POSITION_NOT_KEPT";
+    facts.metadata.get("first").filter(|_| dropped)?.parse().ok()
 }
 
 async fn read_once(
