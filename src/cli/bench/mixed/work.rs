@@ -455,6 +455,17 @@ async fn subscribe(channel: &Channel, start: Start) -> Result<Streaming<Arrivals
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{core::position::Position, service::query::QueryError};
+
+    #[test]
+    fn a_reader_is_told_what_a_server_that_evicts_has_kept() {
+        let position = Position::new;
+        let evicted = QueryError::NotKept { after: position(3), first: position(17) };
+        assert_eq!(first_kept(&evicted.into()), Some(17));
+        let beyond =
+            QueryError::MinPositionNotReached { min_position: position(9), head: position(3) };
+        assert_eq!(first_kept(&beyond.into()), None);
+    }
 
     #[test]
     fn a_pace_is_kept_on_average_and_an_outage_makes_no_burst() {

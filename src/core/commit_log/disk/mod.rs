@@ -444,4 +444,20 @@ mod tests {
             assert_eq!(writes(mode, &[10, 10]), [(100, 10), (110, 10)]);
         }
     }
+
+    /// As a child process has it that is being started. Seen to fail where the file is only closed.
+    #[test]
+    fn a_lock_is_given_up_though_its_file_is_still_open_elsewhere() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(LOCK_FILE);
+        let file = fs::File::create(&path).expect("a file");
+        let elsewhere = file.try_clone().expect("a copy");
+        let take = |file| Lock::take(file, path.clone(), directory.path());
+        let other = || fs::File::open(&path).expect("it is there");
+        let lock = take(file).expect("nobody has it");
+        assert!(matches!(take(other()), Err(OpenError::Locked(_))));
+        drop(lock);
+        take(other()).map(drop).expect("nobody has it any more");
+        drop(elsewhere);
+    }
 }
