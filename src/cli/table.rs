@@ -20,11 +20,13 @@ pub enum Column {
 pub struct Table<const N: usize> {
     columns: [Column; N],
     widths: [usize; N],
+    titled: bool,
 }
 
 impl<const N: usize> Table<N> {
     pub fn new(columns: [Column; N]) -> Self {
-        Self { columns, widths: columns.map(|column| column.title().chars().count()) }
+        let widths = columns.map(|column| column.title().chars().count());
+        Self { columns, widths, titled: false }
     }
 
     /// The titles and the rows; nothing where there is no row.
@@ -32,10 +34,17 @@ impl<const N: usize> Table<N> {
         if rows.is_empty() {
             return Ok(());
         }
+        self.titled = true;
         let rows = self.fit(rows);
         let titles = self.line(&self.columns.map(|column| column.title().to_owned()));
         out.line(|palette| format!("{dim}{titles}{dim:#}", dim = palette.dim))?;
         self.print_fitted(&rows, out)
+    }
+
+    /// The row, under the titles if it is the first one.
+    pub fn print_next(&mut self, row: [String; N], out: &mut Output) -> io::Result<()> {
+        let rows = vec![row];
+        if self.titled { self.print_more(rows, out) } else { self.print(rows, out) }
     }
 
     /// The rows alone.

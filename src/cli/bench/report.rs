@@ -62,7 +62,6 @@ pub struct Report<'a> {
     each: bool,
     out: Output,
     table: Table<8>,
-    titled: bool,
     rounds: Vec<Value>,
     real: Side,
     empty: Side,
@@ -88,7 +87,6 @@ impl<'a> Report<'a> {
             each,
             out,
             table: Table::new(COLUMNS),
-            titled: false,
             rounds: Vec::new(),
             real: Side::default(),
             empty: Side::default(),
@@ -125,12 +123,7 @@ impl<'a> Report<'a> {
     }
 
     fn row(&mut self, row: [String; 8]) -> Result<(), CliError> {
-        if self.titled {
-            self.table.print_more(vec![row], &mut self.out)?;
-        } else {
-            self.titled = true;
-            self.table.print(vec![row], &mut self.out)?;
-        }
+        self.table.print_next(row, &mut self.out)?;
         Ok(self.out.flush()?)
     }
 

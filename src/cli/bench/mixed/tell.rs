@@ -62,7 +62,6 @@ pub struct Teller<'a> {
     told: Instant,
     out: Output,
     table: Table<13>,
-    titled: bool,
     bar: Option<ProgressBar>,
 }
 
@@ -99,7 +98,6 @@ impl<'a> Teller<'a> {
             told: now,
             out,
             table: Table::new(INTERVAL),
-            titled: false,
             bar: args.report_every.is_none().then(|| output::progress_bar(Some(1000), false)),
         })
     }
@@ -136,12 +134,7 @@ impl<'a> Teller<'a> {
             self.out.json(&json)?;
         } else {
             let row = self.row(&parts, time);
-            if self.titled {
-                self.table.print_more(vec![row], &mut self.out)?;
-            } else {
-                self.titled = true;
-                self.table.print(vec![row], &mut self.out)?;
-            }
+            self.table.print_next(row, &mut self.out)?;
         }
         Ok(self.out.flush()?)
     }
