@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     while let Some(([codec, low, high, length], more)) = rest.split_first_chunk() {
         let (content, more) = more.split_at((*length as usize).min(more.len()));
         let size = usize::from(u16::from_le_bytes([*low, *high]));
-        format::put_packed(&mut file, (*codec % 4).into(), size, content);
+        packing::put_packed(&mut file, (*codec % 4).into(), size, content);
         rest = more;
     }
     if let Ok(plain) = packing::unpack(&Bytes::from(file.clone())) {

@@ -14,6 +14,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::{
+    content_type::{Kind, kind},
     convert::{At, Check, InvalidRequest, METADATA_VALUE_BYTES_MAX, TEXT_BYTES_MAX, timestamp},
     proto::v1,
 };
@@ -22,7 +23,10 @@ use crate::core::{
     clock::Timestamp,
     event::NewEvent,
     limits::Limits,
-    log::format::{self, Body, Data, STAMP_SIZE_BYTES_MAX, Value},
+    log::{
+        format::{Body, Data, FormatError, STAMP_SIZE_BYTES_MAX},
+        protobuf::{Value, take_field},
+    },
     name::Name,
     position::{Position, Version},
 };
@@ -102,10 +106,9 @@ impl<'a> Sent<'a> {
         ) -> Result<&'a str, (Option<&'static str>, String)> {
             str::from_utf8(bytes).map_err(|_| (Some(name), "is not UTF-8".to_owned()))
         }
-        let broken =
-            |name| move |why: format::FormatError| (name, format!("is not protobuf: {why}"));
+        let broken = |name| move |why: FormatError| (name, format!("is not protobuf: {why}"));
         let mut sent = Self::default();
-        while let Some(field) = format::take_field(&mut bytes).map_err(broken(None))? {
+        while let Some(field) = take_field(&mut bytes).map_err(broken(None))? {
             match field {
                 (1, Value::Bytes(id)) => sent.id = text("id", id)?,
                 (2, Value::Bytes(name)) => sent.event_type = text("type", name)?,
@@ -117,9 +120,7 @@ impl<'a> Sent<'a> {
                 (8, Value::Bytes(mut entry)) => {
                     let (mut key, mut value) = ("", "");
                     let name = "metadata";
-                    while let Some(part) =
-                        format::take_field(&mut entry).map_err(broken(Some(name)))?
-                    {
+                    while let Some(part) = take_field(&mut entry).map_err(broken(Some(name)))? {
                         match part {
                             (1, Value::Bytes(bytes)) => key = text(name, bytes)?,
                             (2, Value::Bytes(bytes)) => value = text(name, bytes)?,
@@ -155,60 +156,6 @@ impl Checked {
     /// As [`NewEvent::size_max`].
     fn size_max(&self) -> usize {
         self.body.len() + STAMP_SIZE_BYTES_MAX
-    }
-}
-
-/// How data of a content type is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Binary,
-}
-
-/// What a content type holds; `None`: we do not know it. (Media types as in RFC 9110, 8.3.1: case does not
-/// matter. Of the parameters only `charset` does: text that is not UTF-8 is binary data to us.)
-fn kind(content_type: &str) -> Option<Kind> {
-    let content_type = content_type.to_ascii_lowercase();
-    let (content_type, parameters) = content_type.split_once(';').unwrap_or((&content_type, ""));
-    let utf8 = parameters
-        .split(';')
-        .filter_map(|parameter| parameter.trim().strip_prefix("charset="))
-        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "us-ascii"));
-    let content_type = content_type.trim_end();
-    if parameters.chars().any(char::is_control) {
-        return None;
-    }
-    let token = |text: &str| {
-        !text.is_empty()
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
-    };
-    let (top, sub) = content_type.split_once('/')?;
-    if !token(top) || !token(sub) {
-        return None;
-    }
-    let suffix = sub.rsplit_once('+').map(|(_, suffix)| suffix);
-    let readable = top == "text"
-        || matches!(suffix, Some("json" | "xml"))
-        || (top == "application" && matches!(sub, "json" | "xml"));
-    let known = matches!(top, "image" | "audio" | "video")
-        || (top == "application"
-            && (matches!(
-                sub,
-                "octet-stream"
-                    | "protobuf"
-                    | "x-protobuf"
-                    | "cbor"
-                    | "msgpack"
-                    | "avro"
-                    | "gzip"
-                    | "zip"
-                    | "pdf"
-            ) || sub.starts_with("vnd.")
-                || sub.starts_with("x-")));
-    match (readable, known) {
-        (true, _) if utf8 => Some(Kind::Text),
-        (false, false) => None,
-        _ => Some(Kind::Binary),
     }
 }
 
@@ -606,26 +553,6 @@ mod tests {
             let bytes = commit.encode_to_vec();
             let ours = CommitRequest::decode(&bytes[..]).expect("it is one");
             prop_assert_eq!(ours.encode_to_vec(), bytes);
-        }
-    }
-
-    #[test]
-    fn a_content_type_is_readable_or_binary_or_unknown() {
-        for readable in [
-            "application/json",
-            "application/json; charset=utf-8",
-            "Application/JSON;Charset=\"UTF-8\"",
-            "application/vnd.acme.payment+json",
-            "application/xml",
-            "text/plain",
-        ] {
-            assert_eq!(kind(readable), Some(Kind::Text), "{readable}");
-        }
-        for binary in ["application/octet-stream", "image/png", "text/plain; charset=latin1"] {
-            assert_eq!(kind(binary), Some(Kind::Binary), "{binary}");
-        }
-        for unknown in ["", "json", "application/", "/json", "a/b", "application/jso n", "x/y;z"] {
-            assert_eq!(kind(unknown), None, "{unknown}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod command;
 pub mod connections;
 pub mod consume;
+mod content_type;
 pub mod convert;
 pub mod empty;
 pub mod filter;

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use super::{SoleWriter, block::Block};
-use crate::core::{log::format, position::Position, sync::Snapshot};
+use crate::core::{log::protobuf, position::Position, sync::Snapshot};
 
 /// The first block has room for so many positions.
 const BLOCK_MIN: usize = 2;
@@ -56,12 +56,12 @@ impl PositionList {
 
     /// The list up to `head` that [`Positions::encode`] has written; `None` if `bytes` is none.
     pub fn decode(bytes: &mut &[u8], head: Position) -> Option<Self> {
-        let count = usize::try_from(format::take_varint(bytes).ok()?).ok()?;
+        let count = usize::try_from(protobuf::take_varint(bytes).ok()?).ok()?;
         // Each takes a byte at least.
         let mut positions = Vec::with_capacity(count.min(bytes.len()));
         let mut last = 0u64;
         for _ in 0..count {
-            last = last.checked_add(format::take_varint(bytes).ok()?)?;
+            last = last.checked_add(protobuf::take_varint(bytes).ok()?)?;
             positions.push(last);
         }
         if last > head.get() || positions.first() == Some(&0) {
@@ -183,10 +183,10 @@ impl Positions {
 
     /// Appends those up to `head` to `out`: how many, then each as its distance from the one before.
     pub fn encode(&self, head: Position, out: &mut Vec<u8>) {
-        format::put_varint(out, self.count(head) - self.blocks[0].before);
+        protobuf::put_varint(out, self.count(head) - self.blocks[0].before);
         let mut last = 0;
         for position in self.up_to(head) {
-            format::put_varint(out, position - last);
+            protobuf::put_varint(out, position - last);
             last = position;
         }
     }

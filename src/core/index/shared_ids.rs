@@ -25,7 +25,7 @@ use super::{
     positions::{PositionList, Positions},
 };
 use crate::core::{
-    log::format,
+    log::protobuf,
     position::Position,
     sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Snapshot},
 };
@@ -160,7 +160,7 @@ impl SharedIds {
                 }
             }
             out.clear();
-            format::put_varint(&mut out, kept.len() as u64);
+            protobuf::put_varint(&mut out, kept.len() as u64);
             out.extend(kept.iter().flat_map(|entry| entry.to_le_bytes()));
             put(&out)?;
         }
@@ -185,7 +185,7 @@ impl SharedIds {
         let mut shards = Vec::with_capacity(SHARDS);
         let mut listed = HashSet::new();
         for shard in 0..SHARDS {
-            let count = usize::try_from(format::take_varint(bytes).ok()?).ok()?;
+            let count = usize::try_from(protobuf::take_varint(bytes).ok()?).ok()?;
             let (raw, rest) = bytes.split_at_checked(count.checked_mul(8)?)?;
             *bytes = rest;
             let (raw, _) = raw.as_chunks::<8>();

@@ -6,7 +6,13 @@
 
 use uuid::Uuid;
 
-use super::chain::{self, Hash};
+use super::{
+    chain::{self, Hash},
+    protobuf::{
+        FIXED32, LENGTH, VARINT, Value, put_bytes, put_varint, read_varint, tag, take_field,
+        varint_size,
+    },
+};
 use crate::core::{
     clock::Timestamp,
     position::{Position, Version},
@@ -42,67 +48,6 @@ const ID_OFFSET: usize = 2;
 const ID_LENGTH: usize = 36;
 /// `RemovedEvent.digest`.
 const DIGEST_FIELD: u8 = 15;
-
-const VARINT: u8 = 0;
-const FIXED64: u8 = 1;
-const LENGTH: u8 = 2;
-const FIXED32: u8 = 5;
-
-const fn tag(field: u8, wire_type: u8) -> u8 {
-    field << 3 | wire_type
-}
-
-/// Appends `value` as a base-128 varint.
-pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
-/// How many bytes [`put_varint`] writes: 1 to 10.
-pub fn varint_size(value: u64) -> usize {
-    ((64 - (value | 1).leading_zeros()) as usize).div_ceil(7)
-}
-
-/// Takes the varint off the start of `bytes`.
-pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, FormatError> {
-    let (value, size) = read_varint(bytes)?;
-    *bytes = &bytes[size..];
-    Ok(value)
-}
-
-/// The varint at the start of `bytes`, and how many bytes it takes.
-#[inline]
-fn read_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
-    // Nearly all are tags and lengths, of one byte.
-    match bytes {
-        [byte, ..] if byte & 0x80 == 0 => Ok((u64::from(*byte), 1)),
-        _ => read_long_varint(bytes),
-    }
-}
-
-fn read_long_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
-    let mut value = 0u64;
-    for (index, byte) in bytes.iter().take(10).enumerate() {
-        let low = u64::from(byte & 0x7f);
-        if index == 9 && low > 1 {
-            return Err(FormatError::Varint);
-        }
-        value |= low << (7 * index);
-        if byte & 0x80 == 0 {
-            return Ok((value, index + 1));
-        }
-    }
-    Err(FormatError::Varint)
-}
-
-fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    out.push(tag(field, LENGTH));
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
 
 fn put_timestamp(out: &mut Vec<u8>, field: u8, moment: Timestamp) {
     let seconds = moment.seconds().cast_unsigned();
@@ -279,60 +224,6 @@ pub fn removed_digest(record: &[u8]) -> Option<Hash> {
     record.last_chunk().copied()
 }
 
-/// Appends a block of a packed segment: `size` bytes when unpacked, packed to `content`.
-pub fn put_packed(out: &mut Vec<u8>, codec: u64, size: usize, content: &[u8]) {
-    let mut inner = Vec::with_capacity(24);
-    inner.push(tag(1, VARINT));
-    put_varint(&mut inner, codec);
-    inner.push(tag(2, VARINT));
-    put_varint(&mut inner, size as u64);
-    inner.push(tag(3, FIXED32));
-    inner.extend_from_slice(&crc32c::crc32c(content).to_le_bytes());
-    inner.push(tag(4, LENGTH));
-    put_varint(&mut inner, content.len() as u64);
-    out.push(PACKED_TAG);
-    put_varint(out, (inner.len() + content.len()) as u64);
-    out.extend_from_slice(&inner);
-    out.extend_from_slice(content);
-}
-
-/// A block of a packed segment.
-pub struct PackedBlock<'a> {
-    pub codec: u64,
-    /// Bytes when unpacked.
-    pub size: usize,
-    pub content: &'a [u8],
-    /// How many bytes all of it takes in the segment.
-    pub field_size: usize,
-}
-
-/// The block at the start of `bytes`, its checksum checked.
-pub fn read_packed(bytes: &[u8]) -> Result<PackedBlock<'_>, FormatError> {
-    let mut rest = bytes;
-    let Some((5, Value::Bytes(mut block))) = take_field(&mut rest)? else {
-        return Err(FormatError::Tag);
-    };
-    let field_size = bytes.len() - rest.len();
-    let mut next = || take_field(&mut block)?.ok_or(FormatError::Packed);
-    // In this order and nothing else: each bit is looked at.
-    let (
-        (1, Value::Number(codec)),
-        (2, Value::Number(size)),
-        (3, Value::Fixed(checksum)),
-        (4, Value::Bytes(content)),
-    ) = (next()?, next()?, next()?, next()?)
-    else {
-        return Err(FormatError::Packed);
-    };
-    let size = usize::try_from(size).map_err(|_| FormatError::Packed)?;
-    let whole = block.is_empty() && checksum == crc32c::crc32c(content).to_le_bytes();
-    if whole {
-        Ok(PackedBlock { codec, size, content, field_size })
-    } else {
-        Err(FormatError::Packed)
-    }
-}
-
 /// A segment's header.
 pub fn header(first: Position, chain: Option<&Hash>) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_SIZE_BYTES_MAX);
@@ -376,45 +267,6 @@ pub enum FormatError {
     Packed,
     #[error("the seal does not fit the commit")]
     Seal,
-}
-
-/// What a field of a protobuf message holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
-    Number(u64),
-    /// Of 4 or 8 bytes.
-    Fixed(&'a [u8]),
-    Bytes(&'a [u8]),
-}
-
-/// Takes the next field off `bytes`, its number and what it holds; `None` at the end.
-#[inline]
-pub fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, FormatError> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let key = u32::try_from(take_varint(bytes)?).map_err(|_| FormatError::Tag)?;
-    let fixed = |bytes: &mut &'a [u8], size: usize| {
-        let (head, rest) = bytes.split_at_checked(size).ok_or(FormatError::Truncated)?;
-        *bytes = rest;
-        Ok(head)
-    };
-    let wire_type = u8::try_from(key & 7).expect("three bits");
-    let value = match wire_type {
-        VARINT => Value::Number(take_varint(bytes)?),
-        FIXED64 => Value::Fixed(fixed(bytes, 8)?),
-        FIXED32 => Value::Fixed(fixed(bytes, 4)?),
-        LENGTH => {
-            let length = take_varint(bytes)?;
-            let length = usize::try_from(length).map_err(|_| FormatError::Truncated)?;
-            Value::Bytes(fixed(bytes, length)?)
-        }
-        _ => return Err(FormatError::Tag),
-    };
-    match u64::from(key >> 3) {
-        0 => Err(FormatError::Tag),
-        number => Ok(Some((number, value))),
-    }
 }
 
 /// What a segment's header says.

@@ -15,6 +15,7 @@ pub mod chain;
 pub mod compaction;
 pub mod format;
 pub mod packing;
+pub mod protobuf;
 pub mod segment;
 pub mod verify;
 pub mod watermark;

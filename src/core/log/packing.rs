@@ -16,7 +16,10 @@ use std::sync::{
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 
-use super::format::{self, FormatError, PackedBlock};
+use super::{
+    format::{self, FormatError, PACKED_TAG},
+    protobuf::{FIXED32, LENGTH, VARINT, Value, put_varint, tag, take_field},
+};
 
 /// A block ends with the commit that brings it to this size.
 const BLOCK_SIZE_BYTES: usize = 64 << 10;
@@ -116,7 +119,7 @@ impl Packed {
             }
             let block = &plain[start..end];
             let content = codec.pack(block);
-            format::put_packed(&mut out, codec.number(), block.len(), &content);
+            put_packed(&mut out, codec.number(), block.len(), &content);
             start = end;
         }
         (out.len() < plain.len()).then_some(out)
@@ -134,7 +137,7 @@ impl Packed {
         while at < bytes.len() {
             let failed = |error| (at, error);
             let PackedBlock { codec, size, content, field_size } =
-                format::read_packed(&bytes[at..]).map_err(failed)?;
+                read_packed(&bytes[at..]).map_err(failed)?;
             let codec = Codec::of(codec).ok_or((at, FormatError::Packed))?;
             if size > UNPACKED_SIZE_BYTES_MAX {
                 return Err((at, FormatError::Packed));
@@ -242,6 +245,60 @@ pub fn is_packed(bytes: &[u8]) -> bool {
 /// How much of what was unpacked is kept now, bytes.
 pub fn cache_size() -> u64 {
     UNPACKED.weight()
+}
+
+/// Appends a block of a packed segment: `size` bytes when unpacked, packed to `content`.
+pub fn put_packed(out: &mut Vec<u8>, codec: u64, size: usize, content: &[u8]) {
+    let mut inner = Vec::with_capacity(24);
+    inner.push(tag(1, VARINT));
+    put_varint(&mut inner, codec);
+    inner.push(tag(2, VARINT));
+    put_varint(&mut inner, size as u64);
+    inner.push(tag(3, FIXED32));
+    inner.extend_from_slice(&crc32c::crc32c(content).to_le_bytes());
+    inner.push(tag(4, LENGTH));
+    put_varint(&mut inner, content.len() as u64);
+    out.push(PACKED_TAG);
+    put_varint(out, (inner.len() + content.len()) as u64);
+    out.extend_from_slice(&inner);
+    out.extend_from_slice(content);
+}
+
+/// A block of a packed segment.
+pub struct PackedBlock<'a> {
+    pub codec: u64,
+    /// Bytes when unpacked.
+    pub size: usize,
+    pub content: &'a [u8],
+    /// How many bytes all of it takes in the segment.
+    pub field_size: usize,
+}
+
+/// The block at the start of `bytes`, its checksum checked.
+pub fn read_packed(bytes: &[u8]) -> Result<PackedBlock<'_>, FormatError> {
+    let mut rest = bytes;
+    let Some((5, Value::Bytes(mut block))) = take_field(&mut rest)? else {
+        return Err(FormatError::Tag);
+    };
+    let field_size = bytes.len() - rest.len();
+    let mut next = || take_field(&mut block)?.ok_or(FormatError::Packed);
+    // In this order and nothing else: each bit is looked at.
+    let (
+        (1, Value::Number(codec)),
+        (2, Value::Number(size)),
+        (3, Value::Fixed(checksum)),
+        (4, Value::Bytes(content)),
+    ) = (next()?, next()?, next()?, next()?)
+    else {
+        return Err(FormatError::Packed);
+    };
+    let size = usize::try_from(size).map_err(|_| FormatError::Packed)?;
+    let whole = block.is_empty() && checksum == crc32c::crc32c(content).to_le_bytes();
+    if whole {
+        Ok(PackedBlock { codec, size, content, field_size })
+    } else {
+        Err(FormatError::Packed)
+    }
 }
 
 #[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]

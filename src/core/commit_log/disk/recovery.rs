@@ -320,7 +320,7 @@ pub(super) fn valid_follows(bytes: &[u8], offset: usize) -> bool {
         match bytes[at] {
             format::EVENT_TAG | format::REMOVED_TAG => format::read_position(rest)
                 .is_some_and(|first| format::check_commit(rest, first, &mut records).is_ok()),
-            format::PACKED_TAG => format::read_packed(rest).is_ok(),
+            format::PACKED_TAG => packing::read_packed(rest).is_ok(),
             _ => false,
         }
     })

@@ -31,7 +31,7 @@ use crate::core::{
     log::{
         Reader,
         chain::{self, Hash},
-        format,
+        protobuf,
     },
     name::Name,
     position::Position,
@@ -117,7 +117,7 @@ pub fn write(files: &dyn Files, history: &History, reader: &Reader) -> io::Resul
     }
     for shard in 0..SHARDS {
         let entries = history.ids.entries(shard, head);
-        format::put_varint(&mut out.bytes, entries.len() as u64);
+        protobuf::put_varint(&mut out.bytes, entries.len() as u64);
         for entry in entries {
             out.bytes.extend_from_slice(&entry.to_le_bytes());
         }
@@ -179,7 +179,7 @@ impl Out {
 const END_OF_MAP: [u8; 2] = [0, 0];
 
 fn put_text(out: &mut Out, text: &str) {
-    format::put_varint(&mut out.bytes, text.len() as u64);
+    protobuf::put_varint(&mut out.bytes, text.len() as u64);
     out.bytes.extend_from_slice(text.as_bytes());
 }
 
@@ -192,7 +192,7 @@ fn put_map(out: &mut Out, map: &IndexMap, head: Position) -> io::Result<()> {
             continue;
         }
         put_text(out, name.as_str());
-        format::put_varint(&mut out.bytes, code.into());
+        protobuf::put_varint(&mut out.bytes, code.into());
         positions.encode(head, &mut out.bytes);
         out.write_if_large()?;
     }
@@ -295,7 +295,7 @@ fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 fn take_size(bytes: &mut &[u8]) -> Option<usize> {
-    usize::try_from(format::take_varint(bytes).ok()?).ok()
+    usize::try_from(protobuf::take_varint(bytes).ok()?).ok()
 }
 
 fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
