@@ -453,6 +453,7 @@ fn too_old(reader: &Reader, now_micros: i64, age_micros: i64) -> Position {
 
 /// Which events of a reader are hidden at one time. It remembers what it has worked out: cheap to ask for
 /// event after event in the order of the log.
+#[derive(Clone)]
 pub struct Visibility {
     reader: Reader,
     empty: bool,
@@ -508,6 +509,7 @@ impl Visibility {
 /// So many streams' floors are remembered: a power of 2.
 const KNOWN: usize = 64;
 
+#[derive(Clone)]
 struct Floors {
     history: Arc<History>,
     now_micros: i64,

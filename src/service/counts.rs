@@ -3,7 +3,9 @@
 //! Where nothing is hidden a count is read off the indexes. Otherwise streams are counted by their floors
 //! and the rest event by event, in steps between which other tasks get their turn.
 
-use super::matches::Matches;
+use std::sync::Arc;
+
+use super::matches;
 use crate::core::{
     filter::Filter,
     history::History,
@@ -22,7 +24,7 @@ const COUNTED_BETWEEN_YIELDS: usize = 4096;
 
 /// How many events that `reader` sees `filter` matches.
 pub async fn of_filter(
-    history: &History,
+    history: &Arc<History>,
     filter: &Filter,
     reader: &Reader,
     visibility: Option<Visibility>,
@@ -44,12 +46,7 @@ pub async fn of_filter(
             return count;
         }
     }
-    let mut matches = Matches::new(history, filter, reader, visibility, before);
-    let mut count = 0;
-    while let Some(found) = matches.next().await {
-        count += found.len() as u64;
-    }
-    count
+    matches::count(history, filter, reader, visibility).await.0
 }
 
 /// The index that knows all of a filter that names values of one kind only, no event of which has two, and

@@ -11,8 +11,7 @@ use uuid::Uuid;
 use super::{
     analytics::{self, Analysis, Watched, tally::TooManyRows},
     correlation::{self, Timeline},
-    counts,
-    matches::Matches,
+    counts, matches,
     page_token::Fingerprint,
     places::{NoPlace, Place, Places},
     replay::{Replay, ReplayOptions},
@@ -400,13 +399,8 @@ impl QueryService {
             return explanation;
         }
         let (started, visibility) = (Instant::now(), self.visibility(&reader));
-        let mut matches = Matches::new(&self.history, filter, &reader, visibility, Position::ZERO);
-        let mut count = 0;
-        while let Some(found) = matches.next().await {
-            count += found.len() as u64;
-        }
-        let (cost, elapsed) = (matches.cost(), started.elapsed());
-        explanation.execution = Some(Execution { matches: count, cost, elapsed });
+        let (matches, cost) = matches::count(&self.history, filter, &reader, visibility).await;
+        explanation.execution = Some(Execution { matches, cost, elapsed: started.elapsed() });
         explanation
     }
 }

@@ -15,7 +15,7 @@ use crate::core::{index::positions::Walk, log::Reader, position::Position};
 /// A union of more parts keeps them in a heap.
 const PARTS_WALKED_MAX: usize = 8;
 /// So many candidates' records are loaded ahead.
-const TOUCHED_AT_ONCE: usize = 32;
+const TOUCHED_AT_ONCE: usize = 64;
 
 /// The next key, or how far the search has come.
 #[derive(Clone, Copy, PartialEq, Eq)]

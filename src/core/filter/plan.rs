@@ -61,6 +61,16 @@ pub struct Cost {
     pub examined_bytes: u64,
 }
 
+impl std::iter::Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |sum, cost| Self {
+            steps: sum.steps + cost.steps,
+            examined: sum.examined + cost.examined,
+            examined_bytes: sum.examined_bytes + cost.examined_bytes,
+        })
+    }
+}
+
 /// How a clause is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {

@@ -37,7 +37,7 @@ use super::{
 type Table = Vec<Arc<Segment>>;
 
 /// So much of a record is loaded ahead: the rest follows by itself.
-const TOUCHED_BYTES: usize = 256;
+const TOUCHED_BYTES: usize = 448;
 
 /// The readers' side of the log.
 pub struct Log {
@@ -272,6 +272,12 @@ impl Reader {
     /// The last position of this view; 0 when it is empty.
     pub fn head(&self) -> Position {
         self.head
+    }
+
+    /// The same view, of what is up to `head`: to look at single records.
+    #[must_use]
+    pub fn up_to(&self, head: Position) -> Self {
+        Self { table: Arc::clone(&self.table), head: head.min(self.head) }
     }
 
     /// The first position that this view has; 1 but where old segments are dropped.
