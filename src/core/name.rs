@@ -93,9 +93,14 @@ impl fmt::Display for Name {
 /// The category of the stream `name`: the text before the first `-`, all of it where there is none.
 /// A name that begins with `-` is a category of its own: no category is empty.
 pub fn category(name: &str) -> &str {
-    match name.split_once('-') {
-        Some((category, _)) if !category.is_empty() => category,
-        _ => name,
+    &name[..category_size(name.as_bytes())]
+}
+
+/// How many bytes at the beginning of `name` are its category.
+pub fn category_size(name: &[u8]) -> usize {
+    match name.iter().position(|byte| *byte == b'-') {
+        None | Some(0) => name.len(),
+        Some(hyphen) => hyphen,
     }
 }
 

@@ -215,8 +215,9 @@ impl Sequencer {
             return Err(AppendError::OutcomeUnknown(error));
         }
         let events = proposal.writes.iter().flat_map(|write| &write.events);
+        let floor = self.history.log.first();
         for (event, place) in events.zip(places) {
-            self.index(*place, event.occurred_at().unwrap_or(recorded_at), event.body());
+            self.index(*place, event.occurred_at().unwrap_or(recorded_at), event.body(), floor);
         }
         if proposal.setting.is_some() {
             let seen = self.log.log().watermark().get();
@@ -473,23 +474,24 @@ impl Sequencer {
     }
 
     /// Notes the event that was written behind the head in every index, and moves the head. `body` has its fields,
-    /// with or without those of its stamp.
-    fn index(&mut self, place: Place, occurred_at: Timestamp, body: &[u8]) {
+    /// with or without those of its stamp. What is below `floor` is dropped.
+    fn index(&mut self, place: Place, occurred_at: Timestamp, body: &[u8], floor: Position) {
         let (permit, history) = (&mut self.permit, &*self.history);
-        let (position, floor) = (self.head.next(), history.log.first());
+        let position = self.head.next();
         self.ids.insert(place, position);
         let columns = &history.columns;
         let (mut correlation, mut causation) = (None, None);
         self.codes.clear();
         self.codes.resize(history.metadata.len(), 0);
         columns.occurred.push(position, Some(occurred_at), permit);
-        format::for_each_indexed(body, |indexed| {
+        format::for_each_indexed_raw(body, |indexed| {
             match indexed {
                 Indexed::OccurredAt(_) => {}
                 Indexed::Stream(stream) => {
                     let code = history.streams.push(stream, position, permit);
                     columns.streams.push(position, code, permit);
-                    let code = history.categories.push(name::category(stream), position, permit);
+                    let category = &stream[..name::category_size(stream)];
+                    let code = history.categories.push(category, position, permit);
                     columns.categories.push(position, code, permit);
                 }
                 Indexed::Type(name) => {
@@ -499,7 +501,8 @@ impl Sequencer {
                 Indexed::Correlation(id) => correlation = Some(id),
                 Indexed::Causation(id) => causation = Some(id),
                 Indexed::Metadata(key, value) => {
-                    let index = history.metadata.iter().position(|it| it.key.as_str() == key);
+                    let index =
+                        history.metadata.iter().position(|it| it.key.as_str().as_bytes() == key);
                     if let Some(index) = index {
                         let values = &history.metadata[index].values;
                         self.codes[index] = values.push(value, position, permit);
@@ -520,12 +523,13 @@ impl Sequencer {
     }
 
     /// The same for what is left of a removed event: its id and its place in its stream.
-    fn index_removed(&mut self, place: Place, stream: &str) {
+    fn index_removed(&mut self, place: Place, stream: &str, floor: Position) {
         let (permit, history) = (&mut self.permit, &*self.history);
-        let (position, floor) = (self.head.next(), history.log.first());
+        let position = self.head.next();
         self.ids.insert(place, position);
         let Columns { streams, categories, types, occurred } = &history.columns;
-        streams.push(position, history.streams.push(stream, position, permit), permit);
+        let code = history.streams.push(stream.as_bytes(), position, permit);
+        streams.push(position, code, permit);
         let metadata = history.metadata.iter().map(|index| &index.column);
         for column in [categories, types].into_iter().chain(metadata) {
             column.push(position, 0, permit);
@@ -591,7 +595,7 @@ impl Sequencer {
 
     /// Indexes what is in the log already, up to `head`, and publishes it. For a log that was read back.
     pub fn restore(&mut self, head: Position, mut progress: impl FnMut(Position)) {
-        let reader = self.log.reader(head);
+        let (reader, floor) = (self.log.reader(head), self.history.log.first());
         while self.head < head {
             let last = head.min(self.head.plus(RESTORED_TOGETHER));
             let positions = self.head.get() + 1..=last.get();
@@ -605,9 +609,9 @@ impl Sequencer {
                 let body = &event.body;
                 self.recorded_at_micros = event.stamp.recorded_at.micros();
                 if record[0] == format::REMOVED_TAG {
-                    self.index_removed(place, body.stream);
+                    self.index_removed(place, body.stream, floor);
                 } else {
-                    self.index(place, event.stamp.occurred_at, format::message(record));
+                    self.index(place, event.stamp.occurred_at, format::message(record), floor);
                 }
                 if body.stream.starts_with('$') {
                     // Nobody sees anything before the end.

@@ -2,6 +2,7 @@
 //! walks over them.
 
 use std::{
+    convert::Infallible,
     num::NonZero,
     sync::{
         Arc,
@@ -27,9 +28,9 @@ const FOUND_BETWEEN_YIELDS: usize = 4096;
 /// And so many jumps are made.
 const JUMPS_BETWEEN_YIELDS: u32 = 8192;
 
-/// Where at least so many candidates are to be looked at, all cores count: below, to begin costs what it gains.
+/// Where at least so many candidates are to be looked at, all cores do it: below, to begin costs what it gains.
 const SHARED_FROM: u64 = 16_384;
-/// The log is counted in so many stretches for each core: where one has more matches than others, few wait for it.
+/// The log is divided into so many stretches for each core: where one has more matches than others, few wait for it.
 const STRETCHES_A_CORE: u64 = 4;
 
 /// A walk over what `reader` sees. It can be dropped at any time.
@@ -92,62 +93,104 @@ pub async fn count(
     reader: &Reader,
     visibility: Option<Visibility>,
 ) -> (u64, Cost) {
-    let candidates = plan::explain(filter, history, reader);
-    let candidates = candidates.iter().fold(0u64, |sum, it| sum.saturating_add(it.candidates_max));
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    if candidates < SHARED_FROM || cores == 1 {
-        return count_after(history, filter, reader, visibility, Position::ZERO).await;
-    }
-    count_on(cores, history, filter, reader, visibility).await
+    let whole = Whole { history, filter, reader, visibility, after: Position::ZERO };
+    let count = |count: &mut u64, found: &[u64], _: &Reader| {
+        *count += found.len() as u64;
+        Ok::<_, Infallible>(())
+    };
+    let Ok((counts, cost)) = whole.fold(|| 0, count).await;
+    (counts.into_iter().sum(), cost)
 }
 
-/// The same by so many tasks.
-async fn count_on(
-    tasks: usize,
-    history: &Arc<History>,
-    filter: &Filter,
-    reader: &Reader,
-    visibility: Option<Visibility>,
-) -> (u64, Cost) {
-    let stretches = STRETCHES_A_CORE * tasks as u64;
-    let (before, head) = (reader.first().previous().get(), reader.head().get());
-    let length = head.saturating_sub(before).div_ceil(stretches).max(1);
-    let (next, filter) = (Arc::new(AtomicU64::new(before)), Arc::new(filter.clone()));
-    let mut counts = JoinSet::new();
-    for _ in 0..tasks {
-        let (next, filter, history) = (Arc::clone(&next), Arc::clone(&filter), Arc::clone(history));
-        let (reader, visibility) = (reader.clone(), visibility.clone());
-        counts.spawn(async move {
-            let (mut count, mut costs) = (0, Vec::new());
-            loop {
-                // Relaxed: each number is taken once, and that is all.
-                let after = next.fetch_add(length, Ordering::Relaxed);
-                if after >= head {
-                    return (count, costs.into_iter().sum::<Cost>());
+/// All that a filter picks after a position, to be put together in any order.
+pub struct Whole<'a> {
+    pub history: &'a Arc<History>,
+    pub filter: &'a Filter,
+    pub reader: &'a Reader,
+    /// `None`: nothing is hidden.
+    pub visibility: Option<Visibility>,
+    pub after: Position,
+}
+
+impl Whole<'_> {
+    /// Adds the matches to parts that begin as `empty` gives them, rising positions some at a time, with a reader that
+    /// sees them: to one part, or where there is much to do to one on each core. The parts, and what it has cost; or
+    /// what `add` refuses. It can be dropped at any time.
+    pub async fn fold<P: Send + 'static, E: Send + 'static>(
+        self,
+        empty: impl Fn() -> P,
+        add: impl Fn(&mut P, &[u64], &Reader) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Result<(Vec<P>, Cost), E> {
+        let plans = plan::explain(self.filter, self.history, self.reader);
+        let candidates = plans.iter().fold(0u64, |sum, it| sum.saturating_add(it.candidates_max));
+        let left = self.reader.head().get().saturating_sub(self.after.get());
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        if candidates.min(left) < SHARED_FROM || cores == 1 {
+            let Self { history, filter, reader, visibility, after } = self;
+            let (mut part, mut matches) =
+                (empty(), Matches::new(history, filter, reader, visibility, after));
+            matches.add_to(&mut part, &add).await?;
+            return Ok((vec![part], matches.cost()));
+        }
+        self.fold_on(cores, empty, add).await
+    }
+
+    /// The same to so many parts.
+    async fn fold_on<P: Send + 'static, E: Send + 'static>(
+        self,
+        parts: usize,
+        empty: impl Fn() -> P,
+        add: impl Fn(&mut P, &[u64], &Reader) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Result<(Vec<P>, Cost), E> {
+        let Self { history, filter, reader, visibility, after } = self;
+        let (after, head) = (after.max(reader.first().previous()).get(), reader.head().get());
+        let stretches = STRETCHES_A_CORE * parts as u64;
+        let length = head.saturating_sub(after).div_ceil(stretches).max(1);
+        let (next, filter, add) =
+            (Arc::new(AtomicU64::new(after)), Arc::new(filter.clone()), Arc::new(add));
+        let mut tasks = JoinSet::new();
+        for _ in 0..parts {
+            let (next, filter, add) = (Arc::clone(&next), Arc::clone(&filter), Arc::clone(&add));
+            let (history, reader, visibility) =
+                (Arc::clone(history), reader.clone(), visibility.clone());
+            let mut part = empty();
+            tasks.spawn(async move {
+                let mut costs = Vec::new();
+                loop {
+                    // Relaxed: each number is taken once, and that is all.
+                    let after = next.fetch_add(length, Ordering::Relaxed);
+                    if after >= head {
+                        return Ok((part, costs.into_iter().sum::<Cost>()));
+                    }
+                    let reader = reader.up_to(Position::new(after + length));
+                    let (visibility, after) = (visibility.clone(), Position::new(after));
+                    let mut matches = Matches::new(&history, &filter, &reader, visibility, after);
+                    matches.add_to(&mut part, &*add).await?;
+                    costs.push(matches.cost());
                 }
-                let reader = reader.up_to(Position::new(after + length));
-                let (visibility, after) = (visibility.clone(), Position::new(after));
-                let (more, cost) = count_after(&history, &filter, &reader, visibility, after).await;
-                count += more;
-                costs.push(cost);
-            }
-        });
+            });
+        }
+        let (mut parts, mut costs) = (Vec::new(), Vec::new());
+        while let Some(ended) = tasks.join_next().await {
+            // Nobody else ends them.
+            let (part, cost) = ended.expect("a walk does not panic")?;
+            parts.push(part);
+            costs.push(cost);
+        }
+        Ok((parts, costs.into_iter().sum()))
     }
-    let counts = counts.join_all().await;
-    (counts.iter().map(|(count, _)| count).sum(), counts.iter().map(|(_, cost)| *cost).sum())
 }
 
-async fn count_after(
-    history: &History,
-    filter: &Filter,
-    reader: &Reader,
-    visibility: Option<Visibility>,
-    after: Position,
-) -> (u64, Cost) {
-    let mut matches = Matches::new(history, filter, reader, visibility, after);
-    let mut count = 0;
-    while let Some(found) = matches.next().await {
-        count += found.len() as u64;
+impl Matches<'_> {
+    async fn add_to<P, E>(
+        &mut self,
+        part: &mut P,
+        add: &impl Fn(&mut P, &[u64], &Reader) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let reader = self.reader;
+        while let Some(found) = self.next().await {
+            add(part, found, reader)?;
+        }
+        Ok(())
     }
-    (count, matches.cost())
 }

@@ -4,10 +4,7 @@
 //! build.rs puts the four requests below where the generated ones would be, in the server only; their encoding is
 //! the same, as an embedded message and bytes have the same.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::Range,
-};
+use std::{collections::HashSet, ops::Range};
 
 use bytes::Bytes;
 use prost::Message;
@@ -91,7 +88,7 @@ struct Sent<'a> {
     correlation_id: &'a str,
     causation_id: &'a str,
     /// In the order of the keys, of two alike the last.
-    metadata: BTreeMap<&'a str, &'a str>,
+    metadata: Vec<(&'a str, &'a str)>,
     tags: Vec<&'a str>,
     occurred_at: Option<prost_types::Timestamp>,
 }
@@ -127,7 +124,7 @@ impl<'a> Sent<'a> {
                             _ => {}
                         }
                     }
-                    sent.metadata.insert(key, value);
+                    sent.metadata.push((key, value));
                 }
                 (9, Value::Bytes(tag)) => sent.tags.push(text("tags", tag)?),
                 (10, Value::Bytes(moment)) => {
@@ -141,8 +138,20 @@ impl<'a> Sent<'a> {
                 _ => {}
             }
         }
+        sent.metadata = last_of_each(sent.metadata);
         Ok(sent)
     }
+}
+
+/// The entries in the order of their keys, of two alike the last.
+fn last_of_each<'a>(mut entries: Vec<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
+    if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+        // The sort is stable, and `dedup` keeps the first.
+        entries.reverse();
+        entries.sort_by_key(|entry| entry.0);
+        entries.dedup_by_key(|entry| entry.0);
+    }
+    entries
 }
 
 /// An event within every rule and limit, whose body is somewhere among others.
@@ -254,7 +263,7 @@ impl Check {
             content_type,
             correlation_id: sent.correlation_id,
             causation_id: sent.causation_id,
-            metadata: sent.metadata.into_iter().collect(),
+            metadata: sent.metadata,
             tags: sent.tags,
         };
         body.put(bodies);
@@ -268,7 +277,7 @@ impl Check {
         Some(checked)
     }
 
-    fn metadata_sent(&mut self, at: At<'_>, metadata: &BTreeMap<&str, &str>, limits: &Limits) {
+    fn metadata_sent(&mut self, at: At<'_>, metadata: &[(&str, &str)], limits: &Limits) {
         if !self.at_most(at, metadata.len(), limits.metadata_entries_max, "entries") {
             return;
         }
@@ -292,7 +301,7 @@ impl Check {
                 self.wrong(at.index(index), error);
             }
         }
-        if tags.iter().collect::<HashSet<_>>().len() < tags.len() {
+        if tags.len() > 1 && tags.iter().collect::<HashSet<_>>().len() < tags.len() {
             self.wrong(at, "has a tag twice");
         }
     }
@@ -313,6 +322,7 @@ impl Check {
             self.wrong(field, format_args!("make more than {max} events in one commit"));
             return None;
         }
+        budget.ids.reserve(events.len());
         // A body is about as long as the event was, and has the stream's name.
         let sent: usize = events.iter().map(|event| event.len() + stream.len()).sum();
         let (mut bodies, mut checked) =

@@ -124,6 +124,7 @@ impl command_service_server::CommandService for Commands {
         request: Request<Streaming<AppendStreamRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
         let (pending, handed_in) = mpsc::channel(PIPELINE_MAX);
+        let handed_in = HandedIn { pending: handed_in, taken: Vec::new().into_iter(), count: 0 };
         let pipeline = Pipeline {
             service: self.service.clone(),
             limits: self.limits,
@@ -131,12 +132,12 @@ impl command_service_server::CommandService for Commands {
             pending,
         };
         tokio::spawn(pipeline.run(request.into_inner()));
-        Ok(Response::new(answers((handed_in, 0), |(mut handed_in, before)| async move {
-            let request = before + 1;
-            let answer = match handed_in.recv().await? {
+        Ok(Response::new(answers(handed_in, |mut handed_in| async move {
+            let (request, pending) = handed_in.next().await?;
+            let answer = match pending {
                 Pending::Answer(answer) => outcome(answer).await.map_err(Status::from),
                 Pending::Refused(status) => Err(status),
-                Pending::End(status) => return Some((Err(status), (handed_in, request))),
+                Pending::End(status) => return Some((Err(status), handed_in)),
             };
             let result = match answer {
                 Ok(committed) => {
@@ -149,7 +150,7 @@ impl command_service_server::CommandService for Commands {
                 }),
             };
             let response = AppendStreamResponse { request, result: Some(result) };
-            Some((Ok(response), (handed_in, request)))
+            Some((Ok(response), handed_in))
         })))
     }
 }
@@ -168,6 +169,28 @@ enum Pending {
     Refused(Status),
     /// The pipeline ends here.
     End(Status),
+}
+
+/// What a pipeline has handed in, in its order: taken as it was handed in, many at once.
+struct HandedIn {
+    pending: mpsc::Receiver<Pending>,
+    taken: std::vec::IntoIter<Pending>,
+    /// How many were asked for.
+    count: u64,
+}
+
+impl HandedIn {
+    /// The next one, and its number from 1; `None` at the end.
+    async fn next(&mut self) -> Option<(u64, Pending)> {
+        if self.taken.len() == 0 {
+            let mut more = Vec::new();
+            self.pending.recv_many(&mut more, TOGETHER_MAX).await;
+            self.taken = more.into_iter();
+        }
+        let next = self.taken.next()?;
+        self.count += 1;
+        Some((self.count, next))
+    }
 }
 
 /// Reads one `AppendStream` and hands its appends in, in their order: what has come together is handed in together. It
@@ -209,10 +232,9 @@ impl Pipeline {
                 },
                 Err(status) => Pending::Refused(status),
             });
-            for pending in pending {
-                if self.pending.send(pending).await.is_err() {
-                    return;
-                }
+            let Ok(places) = self.pending.reserve_many(pending.len()).await else { return };
+            for (place, pending) in places.zip(pending) {
+                place.send(pending);
             }
             match end {
                 None => {}

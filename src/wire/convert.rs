@@ -114,8 +114,10 @@ impl Check {
 
     /// A text that may be empty.
     pub(super) fn text(&mut self, at: At<'_>, text: &str, bytes_max: usize) {
-        if !text.is_empty() {
-            self.name(at, text, bytes_max);
+        if !text.is_empty()
+            && let Err(error) = Name::check(text, bytes_max)
+        {
+            self.wrong(at, error);
         }
     }
 

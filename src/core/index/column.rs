@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::SoleWriter;
+use super::{SoleWriter, sole::Sole};
 use crate::core::{
     position::Position,
     sync::{AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, Snapshot},
@@ -36,10 +36,6 @@ pub(super) struct Blocks<B> {
 }
 
 impl<B> Blocks<B> {
-    pub fn empty() -> Arc<Self> {
-        Arc::new(Self { forgotten: 0, blocks: Vec::new() })
-    }
-
     pub fn get(&self, block: u64) -> Option<&Arc<B>> {
         let index = block.checked_sub(self.forgotten)?;
         self.blocks.get(usize::try_from(index).ok()?)
@@ -143,6 +139,8 @@ impl Cells {
 /// A column of codes.
 pub struct Column {
     blocks: Snapshot<Blocks<Cells>>,
+    /// The writer's own hold on the block that it writes to, and its number.
+    last: Sole<Option<(u64, Arc<Cells>)>>,
     /// Memory held. Written by the sole writer.
     allocated: AtomicUsize,
 }
@@ -156,7 +154,7 @@ impl Column {
     fn of(blocks: Vec<Arc<Cells>>) -> Self {
         let allocated = blocks.iter().map(|cells| cells.allocated()).sum();
         let blocks = Snapshot::new(Arc::new(Blocks { forgotten: 0, blocks }));
-        Self { blocks, allocated: AtomicUsize::new(allocated) }
+        Self { blocks, last: Sole::new(None), allocated: AtomicUsize::new(allocated) }
     }
 
     /// The column of the first events up to `head` that [`ColumnView::encode`] has written, whose numbers are
@@ -201,14 +199,27 @@ impl Column {
 
     /// Notes the number of the event at `position`, which follows the last one. How many bytes the column
     /// has grown by.
-    pub fn push(&self, position: Position, value: u32, _: &mut SoleWriter) -> usize {
+    pub fn push(&self, position: Position, value: u32, writer: &mut SoleWriter) -> usize {
         let (block, inside) = place(position);
-        let done =
-            self.blocks.with(|blocks| blocks.get(block).map(|cells| cells.set(inside, value)));
-        if done == Some(true) {
+        let last = self.last.get(writer);
+        if let Some((number, cells)) = last
+            && *number == block
+            && cells.set(inside, value)
+        {
             return 0;
         }
+        let grown = self.push_anew(position, value);
+        *last = self.blocks.load().get(block).map(|cells| (block, Arc::clone(cells)));
+        grown
+    }
+
+    /// The same where the block is another one, or becomes another one.
+    fn push_anew(&self, position: Position, value: u32) -> usize {
+        let (block, inside) = place(position);
         let blocks = self.blocks.load();
+        if blocks.get(block).is_some_and(|cells| cells.set(inside, value)) {
+            return 0;
+        }
         let Some(narrow) = blocks.get(block) else {
             // As wide as the one before: it is likely to need that.
             let before = blocks.blocks.last().map_or(0, |cells| cells.largest());
@@ -231,8 +242,9 @@ impl Column {
     }
 
     /// Forgets blocks of positions below `floor`. How many bytes the column is smaller by.
-    pub fn forget(&self, floor: Position, _: &mut SoleWriter) -> usize {
+    pub fn forget(&self, floor: Position, writer: &mut SoleWriter) -> usize {
         let Some(fewer) = self.blocks.with(|blocks| blocks.without(floor)) else { return 0 };
+        *self.last.get(writer) = None;
         let left: usize = fewer.blocks.iter().map(|cells| cells.allocated()).sum();
         self.blocks.store(fewer);
         // Relaxed: a number to look at, and nobody else writes.

@@ -14,7 +14,8 @@ use crossbeam_skiplist::SkipSet;
 
 use super::{
     SoleWriter,
-    positions::{PositionList, Positions},
+    positions::{Last, PositionList, Positions},
+    sole::Sole,
 };
 use crate::core::{name::Name, position::Position};
 
@@ -27,8 +28,9 @@ use crate::core::{name::Name, position::Position};
 pub struct IndexMap {
     lists: papaya::HashMap<Name, Arc<Postings>>,
     names: Option<SkipSet<Name>>,
-    /// The sole writer's.
-    sole: Mutex<Sole>,
+    codes: Mutex<Codes>,
+    /// What was pushed last: events of one stream and of one type come in runs, and a run is looked up once.
+    last: Sole<Option<(Name, Arc<Postings>, Last)>>,
     /// Memory held, about. Written by the sole writer.
     allocated: AtomicUsize,
 }
@@ -36,13 +38,6 @@ pub struct IndexMap {
 struct Postings {
     code: u32,
     list: PositionList,
-}
-
-#[derive(Default)]
-struct Sole {
-    codes: Codes,
-    /// What was pushed last: events of one stream and of one type come in runs, and a run is looked up once.
-    last: Option<(Name, Arc<Postings>)>,
 }
 
 #[derive(Default)]
@@ -76,7 +71,8 @@ impl IndexMap {
         Self {
             lists: papaya::HashMap::new(),
             names: Some(SkipSet::new()),
-            sole: Mutex::default(),
+            codes: Mutex::default(),
+            last: Sole::new(None),
             allocated: AtomicUsize::new(0),
         }
     }
@@ -87,24 +83,30 @@ impl IndexMap {
     }
 
     /// Notes that the event at `position`, which is above all before it, is of `name`, whose code it gives.
-    pub fn push(&self, name: &str, position: Position, writer: &mut SoleWriter) -> u32 {
-        let mut sole = self.sole();
-        if sole.last.as_ref().is_none_or(|(last, _)| last.as_str() != name) {
-            let lists = self.lists.pin();
-            let found = lists.get_key_value(name);
-            sole.last = found.map(|(name, postings)| (name.clone(), Arc::clone(postings)));
+    /// The name is one.
+    pub fn push(&self, name: &[u8], position: Position, writer: &mut SoleWriter) -> u32 {
+        let last = self.last.get(writer).take();
+        let is_it = |last: &(Name, _, _)| last.0.as_str().as_bytes() == name;
+        if let Some(mut last) = last.filter(is_it).or_else(|| self.find(name)) {
+            let (_, postings, hold) = &mut last;
+            self.change(postings.list.push_to(hold, position, writer));
+            let code = postings.code;
+            *self.last.get(writer) = Some(last);
+            return code;
         }
-        if let Some((_, postings)) = &sole.last {
-            self.change(postings.list.push(position, writer));
-            return postings.code;
-        }
-        let code = sole.codes.take();
-        self.insert(Name::any(name), code, PositionList::new(position));
+        let code = self.codes().take();
+        self.insert(Name::any(text(name)), code, PositionList::new(position));
         code
     }
 
-    fn sole(&self) -> MutexGuard<'_, Sole> {
-        self.sole.lock().expect("no holder panics")
+    fn find(&self, name: &[u8]) -> Option<(Name, Arc<Postings>, Last)> {
+        let lists = self.lists.pin();
+        let (name, postings) = lists.get_key_value(text(name))?;
+        Some((name.clone(), Arc::clone(postings), postings.list.last()))
+    }
+
+    fn codes(&self) -> MutexGuard<'_, Codes> {
+        self.codes.lock().expect("no holder panics")
     }
 
     /// Notes a name that is not there with its code and all its positions. After the last one of those that
@@ -122,14 +124,14 @@ impl IndexMap {
         let lists = self.lists.pin();
         let mut taken: Vec<u32> = lists.values().map(|postings| postings.code).collect();
         taken.sort_unstable();
-        let codes = &mut self.sole().codes;
+        let codes = &mut self.codes();
         codes.last = taken.last().copied().unwrap_or(0);
         taken.first() != Some(&0) && taken.is_sorted_by(|a, b| a < b)
     }
 
     /// Codes are at most this.
     pub fn code_max(&self) -> u32 {
-        self.sole().codes.last
+        self.codes().last
     }
 
     /// The code of `name`; `None` if it has no events.
@@ -140,6 +142,7 @@ impl IndexMap {
     /// Forgets positions of `name` below `floor`, as far as whole blocks go, and the name with its last
     /// one.
     pub fn forget(&self, name: &str, floor: Position, writer: &mut SoleWriter) {
+        self.last.get(writer).take_if(|(last, ..)| last.as_str() == name);
         let lists = self.lists.pin();
         let Some((name, postings)) = lists.get_key_value(name) else { return };
         let Postings { code, list } = &**postings;
@@ -148,9 +151,7 @@ impl IndexMap {
                 names.remove(name);
             }
             lists.remove(name);
-            let mut sole = self.sole();
-            sole.last = None;
-            sole.codes.free.push(Reverse(*code));
+            self.codes().free.push(Reverse(*code));
             self.name_size(name) + list.allocated()
         });
         // Relaxed: a number to look at, and nobody else writes.
@@ -159,6 +160,7 @@ impl IndexMap {
 
     /// Gives back what growth has set aside for these names' lists. How many bytes that was.
     pub fn pack(&self, names: &[Name], writer: &mut SoleWriter) -> usize {
+        *self.last.get(writer) = None;
         let lists = self.lists.pin();
         let lists = names.iter().filter_map(|name| lists.get(name));
         let freed = lists.map(|postings| postings.list.pack(writer)).sum();
@@ -240,5 +242,36 @@ impl IndexMap {
     pub fn allocated(&self) -> usize {
         // Relaxed: a number to look at.
         self.allocated.load(Ordering::Relaxed)
+    }
+}
+
+fn text(name: &[u8]) -> &str {
+    str::from_utf8(name).expect("a name is text")
+}
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use super::*;
+
+    /// The writer's hold on the list that it was at is not used where that has become another. Seen to fail where
+    /// `pack` or `forget` keep it.
+    #[test]
+    fn a_run_goes_on_after_its_list_was_packed_or_forgotten() {
+        let mut writer = SoleWriter::new();
+        let map = IndexMap::listed();
+        let all = |map: &IndexMap| -> Vec<u64> {
+            map.get("a").map_or(Vec::new(), |list| list.up_to(Position::MAX).collect())
+        };
+        let code = map.push(b"a", Position::new(1), &mut writer);
+        for at in [2, 3] {
+            assert_eq!(map.push(b"a", Position::new(at), &mut writer), code);
+        }
+        assert!(map.pack(&[Name::any("a")], &mut writer) > 0, "there was room for a fourth");
+        assert_eq!(map.push(b"a", Position::new(4), &mut writer), code);
+        assert_eq!(all(&map), [1, 2, 3, 4]);
+        map.forget("a", Position::new(5), &mut writer);
+        assert!(all(&map).is_empty());
+        map.push(b"a", Position::new(5), &mut writer);
+        assert_eq!(all(&map), [5]);
     }
 }

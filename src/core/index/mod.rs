@@ -9,15 +9,7 @@ pub mod ids;
 pub mod map;
 pub mod positions;
 pub mod shared_ids;
+mod sole;
 pub mod times;
 
-/// The permit to write to an index. There is one in a store, the sequencer's: single-writer structures
-/// take it as `&mut`, so that two threads cannot write at once.
-pub struct SoleWriter(());
-
-impl SoleWriter {
-    /// The permit. Only the owner of a store's write side makes one.
-    pub(in crate::core) fn new() -> Self {
-        Self(())
-    }
-}
+pub use sole::SoleWriter;

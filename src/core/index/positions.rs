@@ -73,8 +73,18 @@ impl PositionList {
     /// Adds `position`, which is above all that are in the list. By how many bytes the list has changed:
     /// grown, or less where a full block was packed.
     pub fn push(&self, position: Position, writer: &mut SoleWriter) -> isize {
+        self.push_to(&mut self.last(), position, writer)
+    }
+
+    /// The writer's own hold on the block that it writes to: good until the list is packed or forgets.
+    pub fn last(&self) -> Last {
+        Last(self.0.with(|blocks| Arc::clone(&blocks[blocks.len() - 1])))
+    }
+
+    /// The same as [`PositionList::push`] where the writer has hold of its last block, here or with others.
+    pub fn push_to(&self, hold: &mut Last, position: Position, writer: &mut SoleWriter) -> isize {
         let position = position.get();
-        if self.0.with(|blocks| blocks[blocks.len() - 1].push(position, writer)) {
+        if hold.0.push(position, writer) {
             return 0;
         }
         let mut blocks = Vec::clone(&self.0.load());
@@ -98,6 +108,7 @@ impl PositionList {
         }
         let kept = if blocks.len() > 1 { 2 } else { 1 };
         let is: usize = blocks[blocks.len() - kept..].iter().map(|block| block.allocated()).sum();
+        hold.0 = Arc::clone(&blocks[blocks.len() - 1]);
         // Stored after it is filled: a reader that loads it sees it whole.
         self.0.store(Arc::new(blocks));
         is.cast_signed() - was.cast_signed()
@@ -144,6 +155,9 @@ impl PositionList {
         size_of::<Self>() + 40 + self.0.with(blocks)
     }
 }
+
+/// The block at the end of a list, which its writer fills.
+pub struct Last(Arc<Block>);
 
 /// A list's positions as of one moment, and perhaps some that were added since.
 #[derive(Clone)]

@@ -23,11 +23,12 @@ use super::{
     column::Column,
     ids::Keys,
     positions::{PositionList, Positions},
+    sole::Sole,
 };
 use crate::core::{
     log::protobuf,
     position::Position,
-    sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Snapshot},
+    sync::{AtomicU64, AtomicUsize, Ordering, Snapshot},
 };
 
 /// How many shards an index has.
@@ -60,11 +61,20 @@ pub struct SharedIds {
     links: Column,
     /// By shard and fingerprint. Written by the sole writer.
     lists: papaya::HashMap<u32, Arc<PositionList>>,
-    /// How many entries each shard has. The sole writer's.
-    counts: Mutex<Box<[u32]>>,
+    own: Sole<Own>,
     keys: Keys,
     /// Memory held, about. Written by the sole writer.
     allocated: AtomicUsize,
+}
+
+/// What the sole writer has.
+struct Own {
+    /// Its hold on each shard.
+    shards: Box<[Arc<Entries>]>,
+    /// How many entries each has.
+    counts: Box<[u32]>,
+    /// The id that was noted last, and where it belongs: they come in runs.
+    last: Option<(Box<[u8]>, Place)>,
 }
 
 #[derive(Clone, Copy)]
@@ -228,20 +238,21 @@ impl SharedIds {
                 entries[slot].store(entry, Ordering::Relaxed);
             }
             allocated += shard_size(&entries);
-            Snapshot::new(Arc::new(entries))
+            Arc::new(entries)
         });
+        let shards: Box<[Arc<Entries>]> = shards.collect();
         Self {
-            shards: shards.collect(),
+            shards: shards.iter().map(|entries| Snapshot::new(Arc::clone(entries))).collect(),
             links,
             lists: papaya::HashMap::new(),
-            counts: Mutex::new(counts.into_boxed_slice()),
+            own: Sole::new(Own { shards, counts: counts.into_boxed_slice(), last: None }),
             keys,
             allocated: AtomicUsize::new(allocated),
         }
     }
 
-    fn place(&self, id: &str) -> Place {
-        let hash = SipHasher13::new_with_keys(self.keys.0, self.keys.1).hash(id.as_bytes());
+    fn place(&self, id: &[u8]) -> Place {
+        let hash = SipHasher13::new_with_keys(self.keys.0, self.keys.1).hash(id);
         let shard = usize::try_from(hash & (SHARDS as u64 - 1)).expect("eleven bits");
         Place { shard, fingerprint: hash >> (64 - FINGERPRINT_BITS) }
     }
@@ -250,7 +261,7 @@ impl SharedIds {
     /// Entries of positions below `floor` may be forgotten.
     pub fn push(
         &self,
-        id: Option<&str>,
+        id: Option<&[u8]>,
         position: Position,
         floor: Position,
         writer: &mut SoleWriter,
@@ -259,22 +270,26 @@ impl SharedIds {
             self.grow(self.links.push(position, 0, writer));
             return;
         };
-        self.push_at(self.place(id), position, floor, writer);
+        let last = &mut self.own.get(writer).last;
+        let place = match last {
+            Some((last, place)) if **last == *id => *place,
+            _ => last.insert((id.into(), self.place(id))).1,
+        };
+        self.push_at(place, position, floor, writer);
     }
 
     fn push_at(&self, place: Place, position: Position, floor: Position, writer: &mut SoleWriter) {
-        self.shards[place.shard].with(|entries| {
-            let slot = slot(entries, place.fingerprint);
-            // Relaxed: nobody else writes.
-            let entry = Entry(entries[slot].load(Ordering::Relaxed));
-            if entry.0 == 0 {
-                self.grow(self.links.push(position, 0, writer));
-                return self.insert(place, slot, entries, position, floor);
-            }
-            let next = self.follow(place, entry, position, floor, writer);
-            // Release, pairs with the Acquire in `candidates`: the link and the list were written before.
-            entries[slot].store(next.0, Ordering::Release);
-        });
+        let entries = &self.own.get(writer).shards[place.shard];
+        let slot = slot(entries, place.fingerprint);
+        // Relaxed: nobody else writes.
+        let entry = Entry(entries[slot].load(Ordering::Relaxed));
+        if entry.0 == 0 {
+            self.grow(self.links.push(position, 0, writer));
+            return self.insert(place, slot, position, floor, writer);
+        }
+        let next = self.follow(place, entry, position, floor, writer);
+        // Release, pairs with the Acquire in `candidates`: the link and the list were written before.
+        self.own.get(writer).shards[place.shard][slot].store(next.0, Ordering::Release);
     }
 
     /// The entry that follows `entry` once `position` is noted.
@@ -286,9 +301,9 @@ impl SharedIds {
         floor: Position,
         writer: &mut SoleWriter,
     ) -> Entry {
-        let lists = self.lists.pin();
         let listed = Entry::new(place.fingerprint, LISTED, position.get());
         if entry.count() == LISTED {
+            let lists = self.lists.pin();
             let list = lists.get(&place.list()).expect("it is listed");
             let grown = list.push(position, writer);
             let freed = if floor > Position::new(1) { list.forget(floor, writer) } else { Some(0) };
@@ -312,7 +327,7 @@ impl SharedIds {
         chain.push(position.get());
         let list = PositionList::restore(&chain).expect("they rise");
         self.grow(self.links.push(position, 0, writer) + list.allocated() + 64);
-        lists.insert(place.list(), Arc::new(list));
+        self.lists.pin().insert(place.list(), Arc::new(list));
         listed
     }
 
@@ -320,13 +335,13 @@ impl SharedIds {
         &self,
         place: Place,
         slot: usize,
-        entries: &Entries,
         position: Position,
         floor: Position,
+        writer: &mut SoleWriter,
     ) {
         let entry = Entry::new(place.fingerprint, 1, position.get());
-        let mut counts = self.counts.lock().expect("no holder panics");
-        let count = &mut counts[place.shard];
+        let Own { shards, counts, .. } = self.own.get(writer);
+        let (entries, count) = (&mut shards[place.shard], &mut counts[place.shard]);
         *count += 1;
         // At most 85 % full, as in `ids`.
         if u64::from(*count) * 20 <= entries.len() as u64 * 17 {
@@ -362,13 +377,14 @@ impl SharedIds {
         }
         self.grow(shard_size(&larger));
         self.shrink(shard_size(entries));
-        self.shards[place.shard].store(Arc::new(larger));
+        *entries = Arc::new(larger);
+        self.shards[place.shard].store(Arc::clone(entries));
     }
 
     /// Where the events of `id` up to `head` may be, `head` being a watermark that was taken before: all of
     /// them, and perhaps others. None below `floor`.
     pub fn candidates(&self, id: &str, head: Position, floor: Position) -> Candidates {
-        self.candidates_at(self.place(id), head, floor)
+        self.candidates_at(self.place(id.as_bytes()), head, floor)
     }
 
     fn candidates_at(&self, place: Place, head: Position, floor: Position) -> Candidates {
@@ -480,7 +496,7 @@ mod tests {
             let cut = cut.index(ids.len());
             for (at, id) in (1u64..).zip(&ids) {
                 let text = id.map(|id| id.to_string());
-                index.push(text.as_deref(), Position::new(at), Position::ZERO, &mut writer);
+                index.push(text.as_deref().map(str::as_bytes), Position::new(at), Position::ZERO, &mut writer);
                 if let Some(id) = id {
                     model.entry(*id).or_default().push(at);
                 }
@@ -528,7 +544,12 @@ mod tests {
         for at in 1..=400_000u64 {
             let floor = Position::new(at.saturating_sub(20_000).max(1));
             // Every id has 20 events, so each gets a list, and goes.
-            index.push(Some(&(at / 20).to_string()), Position::new(at), floor, &mut writer);
+            index.push(
+                Some((at / 20).to_string().as_bytes()),
+                Position::new(at),
+                floor,
+                &mut writer,
+            );
             if at % 1000 == 0 {
                 index.forget(floor, &mut writer);
             }

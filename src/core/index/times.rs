@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::{
     SoleWriter,
     column::{BLOCK_LEN, Blocks, block_lens, each_block, filled, place},
+    sole::Sole,
 };
 use crate::core::{
     clock::Timestamp,
@@ -67,12 +68,21 @@ impl Times {
 }
 
 /// A column of moments, to the second, with what each block spans.
-pub struct TimeColumn(Snapshot<Blocks<Times>>);
+pub struct TimeColumn {
+    blocks: Snapshot<Blocks<Times>>,
+    /// The writer's own hold on the block that it writes to, and its number.
+    last: Sole<Option<(u64, Arc<Times>)>>,
+}
 
 impl TimeColumn {
     /// An empty one.
     pub fn new() -> Self {
-        Self(Snapshot::new(Blocks::empty()))
+        Self::of(Vec::new())
+    }
+
+    fn of(blocks: Vec<Arc<Times>>) -> Self {
+        let blocks = Snapshot::new(Arc::new(Blocks { forgotten: 0, blocks }));
+        Self { blocks, last: Sole::new(None) }
     }
 
     /// The column of the first events up to `head` that [`TimeView::encode`] has written; `None` if `bytes` is
@@ -97,43 +107,62 @@ impl TimeColumn {
             }
             blocks.push(Arc::new(Times { base, min, max, cells }));
         }
-        Some(Self(Snapshot::new(Arc::new(Blocks { forgotten: 0, blocks }))))
+        Some(Self::of(blocks))
     }
 
     /// Notes when the event at `position` was, which follows the last one; `None`: it has no time. How many
     /// bytes the column has grown by.
-    pub fn push(&self, position: Position, moment: Option<Timestamp>, _: &mut SoleWriter) -> usize {
+    pub fn push(
+        &self,
+        position: Position,
+        moment: Option<Timestamp>,
+        writer: &mut SoleWriter,
+    ) -> usize {
         let (block, inside) = place(position);
         let set = |times: &Times| {
             if let Some(moment) = moment {
                 times.set(inside, moment);
             }
         };
-        if self.0.with(|blocks| blocks.get(block).map(|times| set(times))).is_some() {
+        let last = self.last.get(writer);
+        if let Some((number, times)) = last
+            && *number == block
+        {
+            set(times);
             return 0;
         }
-        let times = Times::new(moment.map_or(0, Timestamp::seconds));
-        set(&times);
-        self.0.store(self.0.load().with(times));
-        Times::allocated()
+        let mut grown = 0;
+        let mut blocks = self.blocks.load();
+        if let Some(times) = blocks.get(block) {
+            set(times);
+        } else {
+            let times = Times::new(moment.map_or(0, Timestamp::seconds));
+            set(&times);
+            blocks = blocks.with(times);
+            self.blocks.store(Arc::clone(&blocks));
+            grown = Times::allocated();
+        }
+        *last = blocks.get(block).map(|times| (block, Arc::clone(times)));
+        grown
     }
 
     /// Forgets blocks of positions below `floor`. How many bytes the column is smaller by.
-    pub fn forget(&self, floor: Position, _: &mut SoleWriter) -> usize {
-        let Some(fewer) = self.0.with(|blocks| blocks.without(floor)) else { return 0 };
+    pub fn forget(&self, floor: Position, writer: &mut SoleWriter) -> usize {
+        let Some(fewer) = self.blocks.with(|blocks| blocks.without(floor)) else { return 0 };
+        *self.last.get(writer) = None;
         let before = self.allocated();
-        self.0.store(fewer);
+        self.blocks.store(fewer);
         before - self.allocated()
     }
 
     /// The moments as of now. Those that a watermark covers that was taken before are all in it.
     pub fn view(&self) -> TimeView {
-        TimeView(self.0.load())
+        TimeView(self.blocks.load())
     }
 
     /// Memory held.
     pub fn allocated(&self) -> usize {
-        self.0.with(|blocks| blocks.blocks.len()) * Times::allocated()
+        self.blocks.with(|blocks| blocks.blocks.len()) * Times::allocated()
     }
 }
 

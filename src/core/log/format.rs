@@ -455,15 +455,15 @@ impl<'a> EventView<'a> {
 
 /// What an index knows of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Indexed<'a> {
+pub enum Indexed<T> {
     OccurredAt(Timestamp),
-    Stream(&'a str),
-    Type(&'a str),
-    Correlation(&'a str),
-    Causation(&'a str),
+    Stream(T),
+    Type(T),
+    Correlation(T),
+    Causation(T),
     /// Key and value.
-    Metadata(&'a str, &'a str),
-    Tag(&'a str),
+    Metadata(T, T),
+    Tag(T),
 }
 
 /// Hands out what an index knows of the event of a record's message, or of its body alone, in the order of the
@@ -471,10 +471,26 @@ pub enum Indexed<'a> {
 ///
 /// # Panics
 /// As [`EventView::of`].
-pub fn for_each_indexed<'a>(message: &'a [u8], mut take: impl FnMut(Indexed<'a>) -> bool) {
-    fn text(value: &[u8]) -> &str {
-        str::from_utf8(value).expect("the log holds what we wrote")
-    }
+pub fn for_each_indexed<'a>(message: &'a [u8], mut take: impl FnMut(Indexed<&'a str>) -> bool) {
+    let text = |value| str::from_utf8(value).expect("the log holds what we wrote");
+    for_each_indexed_raw(message, |indexed| {
+        take(match indexed {
+            Indexed::OccurredAt(moment) => Indexed::OccurredAt(moment),
+            Indexed::Stream(name) => Indexed::Stream(text(name)),
+            Indexed::Type(name) => Indexed::Type(text(name)),
+            Indexed::Correlation(id) => Indexed::Correlation(text(id)),
+            Indexed::Causation(id) => Indexed::Causation(text(id)),
+            Indexed::Metadata(key, value) => Indexed::Metadata(text(key), text(value)),
+            Indexed::Tag(tag) => Indexed::Tag(text(tag)),
+        })
+    });
+}
+
+/// The same, texts as the bytes that they are, for who has seen most of them before.
+pub fn for_each_indexed_raw<'a>(
+    message: &'a [u8],
+    mut take: impl FnMut(Indexed<&'a [u8]>) -> bool,
+) {
     let mut rest = message;
     while let Some(field) = take_field(&mut rest).expect("the log holds what we wrote") {
         let indexed = match field {
@@ -482,10 +498,10 @@ pub fn for_each_indexed<'a>(message: &'a [u8], mut take: impl FnMut(Indexed<'a>)
                 let moment = parse_timestamp(value).expect("the log holds what we wrote");
                 Indexed::OccurredAt(moment)
             }
-            (6, Value::Bytes(value)) => Indexed::Stream(text(value)),
-            (7, Value::Bytes(value)) => Indexed::Type(text(value)),
-            (11, Value::Bytes(value)) => Indexed::Correlation(text(value)),
-            (12, Value::Bytes(value)) => Indexed::Causation(text(value)),
+            (6, Value::Bytes(value)) => Indexed::Stream(value),
+            (7, Value::Bytes(value)) => Indexed::Type(value),
+            (11, Value::Bytes(value)) => Indexed::Correlation(value),
+            (12, Value::Bytes(value)) => Indexed::Causation(value),
             (13, Value::Bytes(mut entry)) => {
                 let (mut key, mut value) = (&[][..], &[][..]);
                 while let Some(part) = take_field(&mut entry).expect("the log holds what we wrote")
@@ -496,9 +512,9 @@ pub fn for_each_indexed<'a>(message: &'a [u8], mut take: impl FnMut(Indexed<'a>)
                         _ => {}
                     }
                 }
-                Indexed::Metadata(text(key), text(value))
+                Indexed::Metadata(key, value)
             }
-            (14, Value::Bytes(value)) => Indexed::Tag(text(value)),
+            (14, Value::Bytes(value)) => Indexed::Tag(value),
             _ => continue,
         };
         if !take(indexed) {

@@ -287,6 +287,7 @@ impl Reader {
 
     /// The record at `position`, with its tag and length; `None` at 0 and beyond the head, and where the
     /// event was removed.
+    #[inline]
     pub fn record(&self, position: Position) -> Option<Record<'_>> {
         self.trace(position).filter(|record| record[0] == format::EVENT_TAG)
     }

@@ -208,6 +208,7 @@ impl Segment {
     }
 
     /// The record at `position`. The caller has seen a watermark that covers the position, in this segment.
+    #[inline]
     pub fn record(&self, position: Position) -> Record<'_> {
         let offset = self.offset(position);
         if let Content::Packed { packed, .. } = &self.content {

@@ -9,6 +9,7 @@
 
 pub mod calendar;
 pub mod causation;
+mod slots;
 pub mod tally;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -1,15 +1,11 @@
 //! Counts what a filter picks: a walk over its positions that reads columns, and hardly ever a record.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
-
-use foldhash::fast::RandomState;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    super::matches::Matches,
+    super::matches::Whole,
     calendar::{Bucket, Unit, Zone},
+    slots::{QUARTER, Slots, Sparse},
 };
 use crate::core::{
     clock::Timestamp,
@@ -27,9 +23,6 @@ use crate::core::{
 
 /// A count keeps at most so many different times, also times by name.
 const SLOTS_MAX: usize = 4 << 20;
-/// Events are counted by quarters of an hour, of which every zone's buckets are made.
-const QUARTER: i64 = 15 * 60;
-
 /// Which of an event's times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TimeBase {
@@ -88,66 +81,6 @@ pub struct Row {
 struct Count {
     events: u64,
     sample: u64,
-}
-
-type Sparse<K> = HashMap<K, u64, RandomState>;
-
-/// So many quarters of an hour, about 30 years, are counted in a row; others one by one.
-const DENSE_MAX: i64 = 1 << 20;
-
-/// Events by time: mostly quarters of an hour that are near each other.
-#[derive(Default)]
-struct Slots {
-    /// The first quarter of `dense`, from 1970.
-    first: i64,
-    dense: VecDeque<u64>,
-    /// Seconds that are no quarter, and what is far.
-    sparse: Sparse<i64>,
-}
-
-impl Slots {
-    fn add(&mut self, time: i64, events: u64) {
-        let quarter = time.div_euclid(QUARTER);
-        if time.rem_euclid(QUARTER) != 0 || !self.reach(quarter) {
-            *self.sparse.entry(time).or_default() += events;
-            return;
-        }
-        let at = usize::try_from(quarter - self.first).expect("it was reached");
-        self.dense[at] += events;
-    }
-
-    /// Makes the row hold this quarter; not if it would be too long.
-    fn reach(&mut self, quarter: i64) -> bool {
-        if self.dense.is_empty() {
-            self.first = quarter;
-        }
-        let end = self.first + i64::try_from(self.dense.len()).expect("a short row");
-        if (self.first..end).contains(&quarter) {
-            return true;
-        }
-        let (first, last) = (self.first.min(quarter), end.max(quarter + 1));
-        if last - first > DENSE_MAX {
-            return false;
-        }
-        for _ in first..self.first {
-            self.dense.push_front(0);
-        }
-        self.first = first;
-        self.dense.resize(usize::try_from(last - first).expect("a short row"), 0);
-        true
-    }
-
-    /// How many are counted one by one.
-    fn far(&self) -> usize {
-        self.sparse.len()
-    }
-
-    /// Times and how many events they have.
-    fn all(&self) -> Vec<(i64, u64)> {
-        let dense = (self.first..).zip(&self.dense).filter(|(_, events)| **events > 0);
-        let dense = dense.map(|(quarter, events)| (quarter * QUARTER, *events));
-        dense.chain(self.sparse.iter().map(|(time, events)| (*time, *events))).collect()
-    }
 }
 
 /// Counts so far. It can go on with what comes later.
@@ -235,14 +168,66 @@ impl Tally {
         visibility: Option<Visibility>,
     ) -> Result<(), TooManyRows> {
         let views = Views::of(history, &self.names);
-        let mut matches = Matches::new(history, filter, reader, visibility, self.reached);
-        let (mut times, mut recorded) = (Vec::new(), RecordedTime::default());
-        while let Some(found) = matches.next().await {
-            self.add(found, &views, reader, &mut times, &mut recorded);
-            self.check()?;
+        let whole = Whole { history, filter, reader, visibility, after: self.reached };
+        let empty = || (self.emptied(), Vec::new(), RecordedTime::default());
+        let add = move |(tally, times, recorded): &mut (Self, _, _), found: &[u64], reader: &_| {
+            tally.add(found, &views, reader, times, recorded);
+            tally.check()
+        };
+        for (part, ..) in whole.fold(empty, add).await?.0 {
+            self.absorb(part);
         }
+        self.check()?;
         self.reached = reader.head().max(self.reached);
         Ok(())
+    }
+
+    /// Nothing yet, to be put together in the same ways.
+    fn emptied(&self) -> Self {
+        Self {
+            base: self.base,
+            quarters_from: self.quarters_from,
+            reached: self.reached,
+            events: 0,
+            streams: Vec::new(),
+            ends: None,
+            occurred: None,
+            slots: self.slots.as_ref().map(|_| Slots::default()),
+            names: self.names.iter().map(|(named, _)| (*named, Vec::new())).collect(),
+            split: self.split.as_ref().map(|_| Sparse::default()),
+        }
+    }
+
+    /// Counts what `other`, a tally of other events that is put together in the same ways, has counted.
+    fn absorb(&mut self, other: Self) {
+        fn wider<T: Ord + Copy>(one: Option<(T, T)>, other: Option<(T, T)>) -> Option<(T, T)> {
+            let (Some(a), Some(b)) = (one, other) else { return one.or(other) };
+            Some((a.0.min(b.0), a.1.max(b.1)))
+        }
+        self.events += other.events;
+        self.ends = wider(self.ends, other.ends);
+        self.occurred = wider(self.occurred, other.occurred);
+        self.streams.resize(self.streams.len().max(other.streams.len()), 0);
+        for (word, more) in self.streams.iter_mut().zip(other.streams) {
+            *word |= more;
+        }
+        if let (Some(slots), Some(more)) = (&mut self.slots, &other.slots) {
+            for (time, events) in more.all() {
+                slots.add(time, events);
+            }
+        }
+        for ((_, counts), (_, more)) in self.names.iter_mut().zip(other.names) {
+            counts.resize(counts.len().max(more.len()), Count::default());
+            for (count, more) in counts.iter_mut().zip(more) {
+                count.events += more.events;
+                count.sample = count.sample.max(more.sample);
+            }
+        }
+        if let (Some(split), Some(more)) = (&mut self.split, other.split) {
+            for (key, events) in more {
+                *split.entry(key).or_default() += events;
+            }
+        }
     }
 
     fn check(&self) -> Result<(), TooManyRows> {
