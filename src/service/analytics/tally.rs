@@ -204,6 +204,10 @@ impl Tally {
             let (Some(a), Some(b)) = (one, other) else { return one.or(other) };
             Some((a.0.min(b.0), a.1.max(b.1)))
         }
+        if self.events == 0 {
+            *self = other;
+            return;
+        }
         self.events += other.events;
         self.ends = wider(self.ends, other.ends);
         self.occurred = wider(self.occurred, other.occurred);

@@ -1,13 +1,13 @@
 //! `Explain`: which indexes know something of a filter, and what the rest costs.
 
 use annals::wire::proto::v1::{
-    ExplainResponse, Filter, FilterPlan, JsonMatch, JsonOperator, MetadataMatch, NewEvent,
-    TimeRange,
+    ExplainResponse, Filter, FilterPlan, GetStatisticsRequest, Grouping, JsonMatch, JsonOperator,
+    MetadataMatch, NewEvent, TimeRange,
 };
 
 use crate::support::{
     ANY, TestStore,
-    asked::{at, of_streams, of_texts, of_types, saying, strings},
+    asked::{at, by, of_streams, of_texts, of_types, saying, strings},
     dice::Dice,
     model::{self, Model},
 };
@@ -226,6 +226,21 @@ async fn a_large_history_is_counted_each_event_once() {
     assert_eq!((execution.match_count, execution.examined_count), (all, EVENTS));
     assert_eq!(execution.examined_bytes, bytes);
     assert_eq!(store.count(of_texts(&["\"n\":3"])).await.unwrap(), all);
+    for (filters, events) in [(vec![], EVENTS), (of_texts(&["\"n\":3"]), all)] {
+        let group_by = vec![by(Grouping::Hour), by(Grouping::Stream), by(Grouping::Type)];
+        let request = GetStatisticsRequest { filters, group_by, ..Default::default() };
+        let answer = store.statistics(request).await.unwrap();
+        assert_eq!((answer.event_count, answer.stream_count), (events, 2));
+        for group in &answer.groups {
+            let counted: u64 = group.rows.iter().map(|row| row.count).sum();
+            assert_eq!(counted, events, "{group:?}");
+        }
+        assert!(
+            answer.first_recorded_at.unwrap().seconds <= answer.last_recorded_at.unwrap().seconds
+        );
+        assert_eq!(answer.first_occurred_at, answer.first_recorded_at);
+        assert_eq!(answer.last_occurred_at, answer.last_recorded_at);
+    }
     store.hide_stream("Payment-0").await;
     assert_eq!(executed().await.match_count, others);
     assert_eq!(store.count(of_texts(&["\"n\":3"])).await.unwrap(), others);
