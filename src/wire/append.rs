@@ -121,6 +121,12 @@ impl<'a> Sent<'a> {
                         match part {
                             (1, Value::Bytes(bytes)) => key = text(name, bytes)?,
                             (2, Value::Bytes(bytes)) => value = text(name, bytes)?,
+                            (1 | 2, _) => {
+                                return Err((
+                                    Some(name),
+                                    "has an entry that is not text".to_owned(),
+                                ));
+                            }
                             _ => {}
                         }
                     }
@@ -542,6 +548,18 @@ mod tests {
                 (Err((None, _)), Ok(_)) => prop_assert!(bytes.iter().any(|byte| byte & 7 == 3)),
                 (ours, prosts) => prop_assert!(false, "{:?} {:?}", ours, prosts),
             }
+        }
+
+        /// Where chance seldom leads.
+        #[test]
+        fn a_metadata_entry_of_another_type_is_refused(key in 1u32..3, number in any::<u64>()) {
+            let mut entry = Vec::new();
+            prost::encoding::fixed64::encode(key, &number, &mut entry);
+            let mut bytes = Vec::new();
+            prost::encoding::bytes::encode(8, &entry, &mut bytes);
+            prop_assert!(v1::NewEvent::decode(&bytes[..]).is_err());
+            let refused = Sent::read(&bytes).map_err(|(field, _)| field);
+            prop_assert_eq!(refused, Err(Some("metadata")));
         }
 
         #[test]
