@@ -5,12 +5,13 @@ use std::{
     convert::Infallible,
     num::NonZero,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use crate::core::{
     filter::{
@@ -67,8 +68,15 @@ impl<'a> Matches<'a> {
     /// The next ones, rising; none where the step has found none and there may be more. `None` at the end. Other
     /// tasks have had their turn before.
     pub async fn next(&mut self) -> Option<&[u64]> {
+        if self.next.is_some() {
+            tokio::task::yield_now().await;
+        }
+        self.step()
+    }
+
+    /// The same where no other task waits for this one's thread.
+    fn step(&mut self) -> Option<&[u64]> {
         let from = self.next?;
-        tokio::task::yield_now().await;
         self.found.clear();
         let mut budget = JUMPS_BETWEEN_YIELDS;
         let (max, found) = (FOUND_BETWEEN_YIELDS, &mut self.found);
@@ -102,6 +110,14 @@ pub async fn count(
     (counts.into_iter().sum(), cost)
 }
 
+/// As many threads as there are cores walk, whoever has asked: the runtime's own stay free for what is short, and get
+/// their share of each core.
+static WALKING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(cores())));
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 /// All that a filter picks after a position, to be put together in any order.
 pub struct Whole<'a> {
     pub history: &'a Arc<History>,
@@ -124,18 +140,19 @@ impl Whole<'_> {
         let plans = plan::explain(self.filter, self.history, self.reader);
         let candidates = plans.iter().fold(0u64, |sum, it| sum.saturating_add(it.candidates_max));
         let left = self.reader.head().get().saturating_sub(self.after.get());
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        if candidates.min(left) < SHARED_FROM || cores == 1 {
-            let Self { history, filter, reader, visibility, after } = self;
-            let (mut part, mut matches) =
-                (empty(), Matches::new(history, filter, reader, visibility, after));
-            matches.add_to(&mut part, &add).await?;
-            return Ok((vec![part], matches.cost()));
+        if candidates.min(left) >= SHARED_FROM {
+            return self.fold_on(cores(), empty, add).await;
         }
-        self.fold_on(cores, empty, add).await
+        let Self { history, filter, reader, visibility, after } = self;
+        let mut part = empty();
+        let mut matches = Matches::new(history, filter, reader, visibility, after);
+        while let Some(found) = matches.next().await {
+            add(&mut part, found, reader)?;
+        }
+        Ok((vec![part], matches.cost()))
     }
 
-    /// The same to so many parts.
+    /// The same to so many parts, each on a thread that may block.
     async fn fold_on<P: Send + 'static, E: Send + 'static>(
         self,
         parts: usize,
@@ -148,14 +165,16 @@ impl Whole<'_> {
         let length = head.saturating_sub(after).div_ceil(stretches).max(1);
         let (next, filter, add) =
             (Arc::new(AtomicU64::new(after)), Arc::new(filter.clone()), Arc::new(add));
-        let mut tasks = JoinSet::new();
+        let (mut tasks, dropped) = (JoinSet::new(), CancellationToken::new());
+        let _stops = dropped.clone().drop_guard();
         for _ in 0..parts {
+            let place = Arc::clone(&WALKING).acquire_owned().await.expect("it is never closed");
             let (next, filter, add) = (Arc::clone(&next), Arc::clone(&filter), Arc::clone(&add));
             let (history, reader, visibility) =
                 (Arc::clone(history), reader.clone(), visibility.clone());
-            let mut part = empty();
-            tasks.spawn(async move {
-                let mut costs = Vec::new();
+            let (mut part, dropped) = (empty(), dropped.clone());
+            tasks.spawn_blocking(move || {
+                let (_place, mut costs) = (place, Vec::new());
                 loop {
                     // Relaxed: each number is taken once, and that is all.
                     let after = next.fetch_add(length, Ordering::Relaxed);
@@ -165,32 +184,23 @@ impl Whole<'_> {
                     let reader = reader.up_to(Position::new(after + length));
                     let (visibility, after) = (visibility.clone(), Position::new(after));
                     let mut matches = Matches::new(&history, &filter, &reader, visibility, after);
-                    matches.add_to(&mut part, &*add).await?;
+                    while let Some(found) = matches.step() {
+                        add(&mut part, found, &reader)?;
+                        if dropped.is_cancelled() {
+                            return Ok((part, Cost::default()));
+                        }
+                    }
                     costs.push(matches.cost());
                 }
             });
         }
         let (mut parts, mut costs) = (Vec::new(), Vec::new());
         while let Some(ended) = tasks.join_next().await {
-            // Nobody else ends them.
+            // Nobody ends them from outside.
             let (part, cost) = ended.expect("a walk does not panic")?;
             parts.push(part);
             costs.push(cost);
         }
         Ok((parts, costs.into_iter().sum()))
-    }
-}
-
-impl Matches<'_> {
-    async fn add_to<P, E>(
-        &mut self,
-        part: &mut P,
-        add: &impl Fn(&mut P, &[u64], &Reader) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let reader = self.reader;
-        while let Some(found) = self.next().await {
-            add(part, found, reader)?;
-        }
-        Ok(())
     }
 }
