@@ -23,6 +23,7 @@ use crate::core::{
 
 /// A count keeps at most so many different times, also times by name.
 const SLOTS_MAX: usize = 4 << 20;
+
 /// Which of an event's times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TimeBase {
