@@ -31,8 +31,10 @@ const JUMPS_BETWEEN_YIELDS: u32 = 8192;
 
 /// Where at least so many candidates are to be looked at, all cores do it: below, to begin costs what it gains.
 const SHARED_FROM: u64 = 16_384;
-/// The log is divided into so many stretches for each core: where one has more matches than others, few wait for it.
+/// The log is divided into at least so many stretches for each core: where one has more matches than others, few wait for it.
 const STRETCHES_A_CORE: u64 = 4;
+/// A stretch has no more events: after each another call gets its turn.
+const STRETCH_EVENTS_MAX: u64 = 1 << 18;
 
 /// A walk over what `reader` sees. It can be dropped at any time.
 pub struct Matches<'a> {
@@ -110,8 +112,8 @@ pub async fn count(
     (counts.into_iter().sum(), cost)
 }
 
-/// As many threads as there are cores walk, whoever has asked: the runtime's own stay free for what is short, and get
-/// their share of each core.
+/// As many threads as there are cores walk, whoever has asked, a stretch each, in the order in which they asked: the
+/// runtime's own stay free for what is short, and get their share of each core.
 static WALKING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(cores())));
 
 fn cores() -> usize {
@@ -162,42 +164,53 @@ impl Whole<'_> {
         let Self { history, filter, reader, visibility, after } = self;
         let (after, head) = (after.max(reader.first().previous()).get(), reader.head().get());
         let stretches = STRETCHES_A_CORE * parts as u64;
-        let length = head.saturating_sub(after).div_ceil(stretches).max(1);
-        let (next, filter, add) =
-            (Arc::new(AtomicU64::new(after)), Arc::new(filter.clone()), Arc::new(add));
-        let (mut tasks, dropped) = (JoinSet::new(), CancellationToken::new());
+        let length = head.saturating_sub(after).div_ceil(stretches).clamp(1, STRETCH_EVENTS_MAX);
+        let next = Arc::new(AtomicU64::new(after));
+        let (filter, add) = (Arc::new(filter.clone()), Arc::new(add));
+        // Who has begun a stretch stops after its step.
+        let dropped = CancellationToken::new();
         let _stops = dropped.clone().drop_guard();
+        let mut tasks = JoinSet::new();
         for _ in 0..parts {
-            let place = Arc::clone(&WALKING).acquire_owned().await.expect("it is never closed");
             let (next, filter, add) = (Arc::clone(&next), Arc::clone(&filter), Arc::clone(&add));
             let (history, reader, visibility) =
                 (Arc::clone(history), reader.clone(), visibility.clone());
-            let (mut part, dropped) = (empty(), dropped.clone());
-            tasks.spawn_blocking(move || {
-                let (_place, mut costs) = (place, Vec::new());
+            let (mut part, mut costs, dropped) = (empty(), Vec::new(), dropped.clone());
+            tasks.spawn(async move {
                 loop {
                     // Relaxed: each number is taken once, and that is all.
                     let after = next.fetch_add(length, Ordering::Relaxed);
                     if after >= head {
                         return Ok((part, costs.into_iter().sum::<Cost>()));
                     }
+                    let place = Arc::clone(&WALKING).acquire_owned().await;
+                    let (filter, add, history) =
+                        (Arc::clone(&filter), Arc::clone(&add), Arc::clone(&history));
                     let reader = reader.up_to(Position::new(after + length));
-                    let (visibility, after) = (visibility.clone(), Position::new(after));
-                    let mut matches = Matches::new(&history, &filter, &reader, visibility, after);
-                    while let Some(found) = matches.step() {
-                        add(&mut part, found, &reader)?;
-                        if dropped.is_cancelled() {
-                            return Ok((part, Cost::default()));
+                    let (visibility, dropped) = (visibility.clone(), dropped.clone());
+                    let walk = move || {
+                        let _place = place.expect("it is never closed");
+                        let after = Position::new(after);
+                        let mut matches =
+                            Matches::new(&history, &filter, &reader, visibility, after);
+                        while let Some(found) = matches.step() {
+                            add(&mut part, found, &reader)?;
+                            if dropped.is_cancelled() {
+                                break;
+                            }
                         }
-                    }
-                    costs.push(matches.cost());
+                        Ok((part, matches.cost()))
+                    };
+                    let walked = tokio::task::spawn_blocking(walk).await;
+                    let cost;
+                    (part, cost) = walked.expect("a walk does not panic")?;
+                    costs.push(cost);
                 }
             });
         }
         let (mut parts, mut costs) = (Vec::new(), Vec::new());
         while let Some(ended) = tasks.join_next().await {
-            // Nobody ends them from outside.
-            let (part, cost) = ended.expect("a walk does not panic")?;
+            let (part, cost) = ended.expect("nobody else ends them")?;
             parts.push(part);
             costs.push(cost);
         }
