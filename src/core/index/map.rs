@@ -253,7 +253,8 @@ fn text(name: &[u8]) -> &str {
 mod tests {
     use super::*;
 
-    /// The writer's hold on the list that it was at is not used where that has become another.
+    /// The writer's hold on the list that it was at is not used where that has become another. Seen to fail where
+    /// `pack` keeps it.
     #[test]
     fn a_run_goes_on_after_its_list_was_packed_or_forgotten() {
         let mut writer = SoleWriter::new();

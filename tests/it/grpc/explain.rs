@@ -202,7 +202,8 @@ async fn an_executed_plan_tells_what_it_has_cost() {
     assert_eq!(execute(of_types(&["Paid"]).remove(0)).await.match_count, 0);
 }
 
-/// So many candidates are looked at by all cores, a stretch of the log at a time.
+/// So many candidates are looked at by all cores, a stretch of the log at a time. Seen to fail where a stretch also
+/// has the first event of the next one.
 #[tokio::test]
 async fn a_large_history_is_counted_each_event_once() {
     const EVENTS: u64 = 20_001;
