@@ -182,7 +182,7 @@ fn overlaps(history: &[Noted], log: &Log, rules: Rules, faults: &mut Vec<Fault>)
             Fact::Killed => life += 1,
             Fact::Dropped { ref positions } => dropped.extend(positions),
             Fact::Delivered { consumer, position, .. } => {
-                // One that is being dropped may be nobody's when it is seen.
+                // One that is being dropped may be nobody's when it is seen, and in nobody's way.
                 let end = if dropped.contains(&position) { fact } else { usize::MAX };
                 open.push(deliveries.len());
                 let at = noted.at;
@@ -201,7 +201,7 @@ fn overlaps(history: &[Noted], log: &Log, rules: Rules, faults: &mut Vec<Fault>)
     }
     // Its time began when the server gave it out, which was before it was seen: half of it is for the way.
     let surely_open = |first: &Delivery, second: &Delivery| {
-        second.fact < first.end
+        second.fact < first.end.min(second.end)
             && rules.timeout.is_none_or(|timeout| {
                 second.at < first.at + timeout / 2
                     && !history.iter().any(|noted| {

@@ -255,6 +255,9 @@ fn an_event_that_is_seen_after_it_was_dropped_is_in_nobodys_way() {
         ack(2, 2),
     ];
     assert_eq!(check(&facts, 3..=5, HOLDING), []);
+    let mut overtaken = facts.clone();
+    overtaken.swap(3, 4);
+    assert_eq!(check(&overtaken, 3..=5, HOLDING), []);
     let faults = check(&[&facts[..2], &facts[3..]].concat(), 3..=5, HOLDING);
     assert!(faults.contains(&Fault::TwoOfAKey { positions: (1, 2), first: 2, second: 3 }));
 }
