@@ -6,7 +6,7 @@
 //! cargo bench --bench end_to_end -- stream           those with `stream` in their name
 //! cargo bench --bench end_to_end -- --rounds 15      default 7
 //! cargo bench --bench end_to_end -- --against PATH   another build of the server, too, by turns
-//! cargo bench --bench end_to_end -- --only real      or `empty`: for a profiler
+//! cargo bench --bench end_to_end -- --only real      or `empty`, `disk`: for a profiler
 //! cargo bench --bench end_to_end -- --messages       appends beside the empty call with the same messages
 //! cargo bench --bench end_to_end -- --durable        appends in durable mode, beside the bare disk
 //! cargo bench --bench end_to_end -- --durable --recovery 1000000    starts after a crash, nothing else
@@ -108,7 +108,8 @@ impl Options {
                     options.only = Some(match value()?.as_str() {
                         "real" => Twin::Real,
                         "empty" => Twin::Empty,
-                        _ => return Err("--only is `real` or `empty`".to_owned()),
+                        "disk" => Twin::Disk,
+                        _ => return Err("--only is `real`, `empty` or `disk`".to_owned()),
                     });
                 }
                 "--rounds" => {
@@ -201,7 +202,11 @@ async fn turns(
 ) {
     // Whoever goes first goes last in the next round.
     let mut turns: Vec<_> = (0..targets.len())
-        .flat_map(|target| [(target, Twin::Real), (target, Twin::Empty)])
+        .flat_map(|target| [Twin::Real, Twin::Empty, Twin::Disk].map(|twin| (target, twin)))
+        .filter(|(target, twin)| {
+            let durable = targets[*target].server.place.is_some();
+            *twin != Twin::Disk || (durable && shape.has_disk())
+        })
         .filter(|(_, twin)| options.only.is_none_or(|only| only == *twin))
         .collect();
     let count = turns.len();

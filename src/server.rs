@@ -1,6 +1,6 @@
 //! Builds core, services and wire, in that order, and serves them on the listener it is given.
 
-use std::{sync::Arc, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,7 @@ use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes, t
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    bare_disk::BareDisk,
     config::Config,
     core::{
         clock::{Clock, SystemClock, Timestamp},
@@ -79,6 +80,9 @@ pub enum ServerError {
     /// The read models cannot be opened.
     #[error("the read models cannot be opened")]
     ReadModels(#[from] OpenModelsError),
+    /// There is no thread more for the bench service.
+    #[error("the bench service's thread cannot start")]
+    BareDisk(#[source] io::Error),
     /// Our own descriptors were refused.
     #[error("reflection cannot describe the services")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -330,7 +334,9 @@ async fn routes(
         })))
         .add_service(service!(AdminServiceServer::new(admin)));
     if config.bench_service {
-        routes = routes.add_service(service!(EmptyServiceServer::new(Empty)));
+        let disk = config.data.as_deref().map(BareDisk::begin).transpose();
+        let disk = disk.map_err(ServerError::BareDisk)?;
+        routes = routes.add_service(service!(EmptyServiceServer::new(Empty { disk })));
     }
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;

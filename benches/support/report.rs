@@ -18,6 +18,7 @@ pub struct Row {
     shape: Shape,
     real: Vec<Outcome>,
     empty: Vec<Outcome>,
+    disk: Vec<Outcome>,
     bare: Vec<Bare>,
 }
 
@@ -44,7 +45,8 @@ impl Bare {
 
 impl Row {
     pub fn new(shape: Shape) -> Self {
-        Self { shape, real: Vec::new(), empty: Vec::new(), bare: Vec::new() }
+        let (real, empty, disk) = (Vec::new(), Vec::new(), Vec::new());
+        Self { shape, real, empty, disk, bare: Vec::new() }
     }
 
     pub fn add_bare(&mut self, bare: Bare) {
@@ -55,6 +57,7 @@ impl Row {
         match twin {
             Twin::Real => self.real.push(outcome),
             Twin::Empty => self.empty.push(outcome),
+            Twin::Disk => self.disk.push(outcome),
         }
     }
 
@@ -108,17 +111,20 @@ pub fn durable_header(file_system: Option<&FileSystem>) {
         None => println!("file system unknown"),
     }
     println!(
-        "\n{:<26} {:>9} {:>9} {:>9} {:>9}  {:<18} {:<18} {:>14} {:>15} {:>15}",
+        "\n{:<26} {:>9} {:>9}  {:<18} {:>15} {:>15} {:>24} {:>9} {:>9} {:>9}  {:<18} {:<18} {:>14}",
         "events/s",
         "durable",
+        "disk",
+        "to disk (min max)",
+        "p50/p99 µs",
+        "disk",
+        "cpu ns/event",
         "empty",
         "bare",
         "ov. zeros",
-        "to lower (min max)",
+        "to lower",
         "to both in turn",
         "bare batch",
-        "p50/p99 µs",
-        "cpu ns/event"
     );
 }
 
@@ -143,22 +149,29 @@ pub fn durable_rows(rows: &[Row]) {
         let batch = batch.map(|bare| format!("{} B x{}", bare.batch_bytes, bare.batches));
         let batch = batch.unwrap_or("-".into());
         println!(
-            "{name:<26} {:>9} {:>9} {:>9} {:>9}  {:<18} {:<18} {batch:>14} {:>15} {:>15}",
+            "{name:<26} {:>9} {:>9}  {:<18} {:>15} {:>15} {:>24} {:>9} {:>9} {:>9}  {:<18} {:<18} {batch:>14}",
             median(spread(row.real.iter().map(rate))),
+            median(spread(row.disk.iter().map(rate))),
+            show(spread(
+                row.real.iter().map(rate).zip(row.disk.iter().map(rate)).map(|(a, b)| a / b)
+            )),
+            latency(&row.real),
+            latency(&row.disk),
+            format!("{} / {} / {}", cpu(&row.real), cpu(&row.disk), cpu(&row.empty)),
             median(spread(row.empty.iter().map(rate))),
             median(spread(bare(|bare| bare.taken))),
             median(spread(bare(|bare| bare.zeros))),
             show(to_lower),
             show(in_turn),
-            latency(&row.real),
-            format!("{} / {}", cpu(&row.real), cpu(&row.empty)),
         );
     }
 }
 
 pub fn durable_footer() {
     println!(
-        "\nMedians of the rounds. bare: a loop of pwrite and fdatasync in the bench's process, in room \
+        "\nMedians of the rounds. disk: the same bytes behind the same gRPC, which a loop of one pwrite and one fdatasync for \
+         all that wait\nputs over zeros: what the disk allows these callers, without a store. cpu: durable / disk / empty. \
+         bare: a loop of pwrite and fdatasync in the bench's process, in room \
          taken beforehand and never written,\na batch as large as all that can wait at once; ov. zeros: \
          the same over zeros that are on the disk. to lower: durable to the\nlower of empty and bare; to both \
          in turn: to one after the other, which is all that a single caller can have."

@@ -66,6 +66,11 @@ impl Shape {
         }
     }
 
+    /// Whether there is a call of this shape that only writes and syncs.
+    pub fn has_disk(self) -> bool {
+        matches!(self, Self::Append { .. })
+    }
+
     /// How many events can wait to be appended at once, for shapes that append: the batch that is
     /// written and synced together is no larger.
     pub fn waiting_max(self) -> Option<usize> {
@@ -155,9 +160,9 @@ pub async fn append(
         let requests = target.appends(twin, &format!("{name}-{caller}"), calls, events);
         let channel = target.connection(caller).clone();
         work.push(match target.callee(twin) {
-            load::Twin::Bytes => {
+            callee @ (load::Twin::Bytes | load::Twin::Disk) => {
                 let requests: Vec<_> = requests.iter().map(append::empty_call).collect();
-                Box::pin(append::empty_calls(channel, requests.into_iter()))
+                Box::pin(append::empty_calls(channel, callee, requests.into_iter()))
             }
             callee => Box::pin(append::calls(channel, callee, requests.into_iter())),
         });
@@ -196,7 +201,7 @@ async fn read_all(twin: Twin, target: &mut Target, decode: bool, reads: usize) -
     let load = async {
         for _ in 0..reads {
             match twin {
-                Twin::Empty => empty_stream(target).await,
+                Twin::Empty | Twin::Disk => empty_stream(target).await,
                 Twin::Real if decode => {
                     let mut client = QueryServiceClient::new(channel.clone());
                     let reading = client.read_all(request.clone()).await.expect("a read");
@@ -246,7 +251,7 @@ async fn catch_up(twin: Twin, target: &mut Target, reads: usize) -> Outcome {
     let history = target.history;
     let load = async {
         for _ in 0..reads {
-            if twin == Twin::Empty {
+            if twin != Twin::Real {
                 empty_stream(target).await;
                 continue;
             }
@@ -289,9 +294,10 @@ async fn live(twin: Twin, target: &mut Target, count: usize, round: usize) -> Ou
             let requests = requests.into_iter();
             target.measure(append::calls(appender.clone(), load::Twin::Messages, requests)).await
         }
-        load::Twin::Bytes => {
+        callee => {
             let requests: Vec<_> = requests.iter().map(append::empty_call).collect();
-            target.measure(append::empty_calls(appender.clone(), requests.into_iter())).await
+            let requests = requests.into_iter();
+            target.measure(append::empty_calls(appender.clone(), callee, requests)).await
         }
     }
 }

@@ -30,11 +30,12 @@ const CONNECTIONS: usize = 2;
 pub const HISTORY_COMMIT_EVENTS: usize = 100;
 const HISTORY_STREAMS: usize = 1000;
 
-/// The real call or the empty one.
+/// The real call, the empty one, or the one that only writes and syncs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Twin {
     Real,
     Empty,
+    Disk,
 }
 
 /// What a round came to.
@@ -127,7 +128,7 @@ impl Target {
         self.maker.append(stream, expected_version, events as u64)
     }
 
-    /// So many requests of so many events each for a new stream. Those of the empty twin append nothing.
+    /// So many requests of so many events each for a new stream. Those of the other twins append nothing.
     pub fn appends(
         &mut self,
         twin: Twin,
@@ -139,7 +140,7 @@ impl Target {
         let requests = (0..calls)
             .map(|call| self.append(stream, Some((call * events) as u64), events))
             .collect();
-        if twin == Twin::Empty {
+        if twin != Twin::Real {
             self.appended = before;
         }
         requests
@@ -150,6 +151,7 @@ impl Target {
         match twin {
             Twin::Real => load::Twin::Real,
             Twin::Empty => self.empty,
+            Twin::Disk => load::Twin::Disk,
         }
     }
 

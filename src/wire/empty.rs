@@ -20,6 +20,7 @@ use super::{
         },
     },
 };
+use crate::bare_disk::BareDisk;
 
 const PAYLOAD_BYTES_MAX: u32 = 1 << 20;
 const MESSAGES_MAX: u64 = 10_000_000;
@@ -27,7 +28,10 @@ const MESSAGES_MAX: u64 = 10_000_000;
 const RECORDED_AT: Timestamp = Timestamp { seconds: 1_800_000_000, nanos: 123_456_789 };
 
 /// The service on the wire.
-pub struct Empty;
+pub struct Empty {
+    /// Where `Persist` writes.
+    pub disk: Option<BareDisk>,
+}
 
 /// As large as a real answer: the same fields are set.
 fn appended(request: &AppendRequest) -> AppendResponse {
@@ -70,6 +74,21 @@ impl empty_service_server::EmptyService for Empty {
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
         let payload_bytes = request.into_inner().payload.len() as u64;
+        Ok(Response::new(CallResponse { payload_bytes }))
+    }
+
+    async fn persist(
+        &self,
+        request: Request<CallRequest>,
+    ) -> Result<Response<CallResponse>, Status> {
+        let disk = self.disk.as_ref().ok_or_else(|| {
+            Status::failed_precondition(
+                "there is no disk to write to: start the server with --data",
+            )
+        })?;
+        let payload = request.into_inner().payload;
+        let payload_bytes = payload.len() as u64;
+        disk.persist(payload).await.map_err(Status::unavailable)?;
         Ok(Response::new(CallResponse { payload_bytes }))
     }
 

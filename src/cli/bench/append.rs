@@ -19,7 +19,7 @@ use super::{
     Bench, CliError, WriteArgs,
     events::Maker,
     load::{Budget, Fault, Taken, Twin},
-    rounds::{self, RoundArgs},
+    rounds::{self, EmptyCall, RoundArgs},
 };
 use crate::wire::proto::{
     bench::{CallRequest, EchoRequest, empty_service_client::EmptyServiceClient},
@@ -77,6 +77,7 @@ pub(super) async fn append(args: AppendArgs) -> Result<(), CliError> {
 
 pub(super) async fn stream(args: StreamArgs) -> Result<(), CliError> {
     let StreamArgs { in_flight, write, rounds } = args;
+    rounds.refuse(&[EmptyCall::Disk])?;
     let data_bytes = write.data_bytes()?;
     let bench = Bench::begin("stream", &rounds).await?;
     let load = Load::new(&bench, &write, data_bytes, &rounds).await?;
@@ -178,8 +179,8 @@ pub async fn calls(
     twin: Twin,
     requests: impl Iterator<Item = AppendRequest>,
 ) -> Result<Taken, Fault> {
-    if twin == Twin::Bytes {
-        return empty_calls(channel, requests.map(|request| empty_call(&request))).await;
+    if let Twin::Bytes | Twin::Disk = twin {
+        return empty_calls(channel, twin, requests.map(|request| empty_call(&request))).await;
     }
     let mut store = CommandServiceClient::new(channel.clone());
     let mut empty = EmptyServiceClient::new(channel);
@@ -189,7 +190,7 @@ pub async fn calls(
         let started = Instant::now();
         let answer = match twin {
             Twin::Real => store.append(request).await?,
-            Twin::Messages | Twin::Bytes => empty.append(request).await?,
+            _ => empty.append(request).await?,
         };
         taken.add(events, started);
         check(answer.get_ref(), events, expected.filter(|_| twin == Twin::Real))?;
@@ -202,9 +203,10 @@ pub fn empty_call(request: &AppendRequest) -> (CallRequest, u64) {
     (CallRequest { payload: payload(request.encoded_len()) }, request.events.len() as u64)
 }
 
-/// The same of calls that decode next to nothing.
+/// The same of calls that decode next to nothing, and of those whose bytes go to a disk.
 pub async fn empty_calls(
     channel: Channel,
+    twin: Twin,
     requests: impl Iterator<Item = (CallRequest, u64)>,
 ) -> Result<Taken, Fault> {
     let mut client = EmptyServiceClient::new(channel);
@@ -212,7 +214,10 @@ pub async fn empty_calls(
     for (request, events) in requests {
         let size = request.payload.len() as u64;
         let started = Instant::now();
-        let answer = client.call(request).await?;
+        let answer = match twin {
+            Twin::Disk => client.persist(request).await?,
+            _ => client.call(request).await?,
+        };
         taken.add(events, started);
         if answer.get_ref().payload_bytes != size {
             return Err(Fault::Wrong(format!("{size} bytes were answered by {answer:?}")));
@@ -334,9 +339,7 @@ pub async fn pipeline(
     }));
     let answers = match twin {
         Twin::Real => CommandServiceClient::new(channel).append_stream(requests).await?,
-        Twin::Messages | Twin::Bytes => {
-            EmptyServiceClient::new(channel).append_stream(requests).await?
-        }
+        _ => EmptyServiceClient::new(channel).append_stream(requests).await?,
     };
     let receive = in_flight.receive(answers.into_inner(), |answer, count, sent| {
         if answer.request != count {

@@ -23,6 +23,8 @@ pub enum Twin {
     Messages,
     /// The empty call with as many bytes, which decodes next to nothing.
     Bytes,
+    /// The same, whose bytes are written and synced by a bare loop.
+    Disk,
 }
 
 /// What a load came to.

@@ -12,7 +12,7 @@ use super::{
     fill::{self, FillArgs},
     load::{Budget, Fault, Taken, Twin},
     raw::{Counted, raw},
-    rounds::{self, RoundArgs},
+    rounds::{self, EmptyCall, RoundArgs},
 };
 use crate::{
     cli::client::ServerArgs,
@@ -92,7 +92,7 @@ impl Volume {
 
 pub(super) async fn run(args: ReadArgs) -> Result<(), CliError> {
     let ReadArgs { streams, limit, decode, callers, connections, fill, rounds } = args;
-    rounds.refuse_bytes()?;
+    rounds.refuse(&[EmptyCall::Bytes, EmptyCall::Disk])?;
     let bench = Bench::begin("read", &rounds).await?;
     let filled = fill.run(&bench, &rounds, streams.unwrap_or(fill::STREAMS)).await?;
     let reads = match (streams, &filled) {

@@ -113,7 +113,7 @@ impl<'a> Report<'a> {
         if self.each && !self.args.json {
             let name = match twin {
                 Twin::Real => format!("round {round}"),
-                Twin::Messages | Twin::Bytes => format!("round {round} empty"),
+                _ => format!("round {round} empty"),
             };
             self.row(row(name, rate, &taken.latencies))?;
         }
@@ -225,6 +225,7 @@ fn call(twin: Twin) -> &'static str {
         Twin::Real => "real",
         Twin::Messages => "messages",
         Twin::Bytes => "bytes",
+        Twin::Disk => "disk",
     }
 }
 

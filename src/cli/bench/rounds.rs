@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::ValueEnum as _;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
@@ -26,6 +27,8 @@ pub enum EmptyCall {
     Messages,
     /// One of as many bytes, which decodes next to nothing: the harder bar
     Bytes,
+    /// That one, whose bytes a bare loop writes and syncs: what a disk allows, of appends in durable mode
+    Disk,
 }
 
 impl From<EmptyCall> for Twin {
@@ -33,6 +36,7 @@ impl From<EmptyCall> for Twin {
         match call {
             EmptyCall::Messages => Self::Messages,
             EmptyCall::Bytes => Self::Bytes,
+            EmptyCall::Disk => Self::Disk,
         }
     }
 }
@@ -93,14 +97,14 @@ impl RoundArgs {
         self.compare.or(self.empty)
     }
 
-    /// Refuses `bytes` where there is one empty call only.
-    pub fn refuse_bytes(&self) -> Result<(), CliError> {
-        match self.twin() {
-            Some(EmptyCall::Bytes) => Err(CliError::Usage(
-                "there is one empty call of this shape: leave out `=bytes`".to_owned(),
-            )),
-            _ => Ok(()),
-        }
+    /// Refuses an empty call that this shape does not have.
+    pub fn refuse(&self, missing: &[EmptyCall]) -> Result<(), CliError> {
+        let wanted = self.twin().filter(|wanted| missing.contains(wanted));
+        let name = wanted.and_then(|wanted| wanted.to_possible_value());
+        name.map_or(Ok(()), |name| {
+            let name = name.get_name();
+            Err(CliError::Usage(format!("this shape has no such empty call: leave out `={name}`")))
+        })
     }
 
     fn is_compared(&self) -> bool {

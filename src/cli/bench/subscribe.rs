@@ -14,7 +14,7 @@ use super::{
     load::{Budget, Fault, Taken, Twin},
     raw::{Counted, raw},
     read::{Volume, empty, undecodable},
-    rounds::{self, RoundArgs},
+    rounds::{self, EmptyCall, RoundArgs},
 };
 use crate::wire::proto::v1::{
     AppendRequest, CaughtUp, Filter, RecordedEvent, SubscribeRequest, SubscribeResponse,
@@ -49,7 +49,7 @@ pub(super) async fn run(args: SubscribeArgs) -> Result<(), CliError> {
 
 async fn catch_up_rounds(args: SubscribeArgs) -> Result<(), CliError> {
     let SubscribeArgs { subscribers, fill, rounds, .. } = args;
-    rounds.refuse_bytes()?;
+    rounds.refuse(&[EmptyCall::Bytes, EmptyCall::Disk])?;
     let bench = Bench::begin("subscribe", &rounds).await?;
     let filled = fill.run(&bench, &rounds, fill::STREAMS).await?;
     let head = Bench::of(bench.shape, &rounds.server).await?.info.head;
@@ -73,9 +73,7 @@ async fn catch_up_rounds(args: SubscribeArgs) -> Result<(), CliError> {
                     let started = Instant::now();
                     let (volume, whole) = match twin {
                         Twin::Real => catch_up(&channel, Some(&budget)).await?,
-                        Twin::Messages | Twin::Bytes => {
-                            empty(&channel, usual, Some(&budget)).await?
-                        }
+                        _ => empty(&channel, usual, Some(&budget)).await?,
                     };
                     if whole {
                         taken.add(volume.events, started);

@@ -99,6 +99,22 @@ fn each_shape_stands_beside_its_empty_twin_which_appends_nothing() {
     assert_eq!(head(&server), before);
 }
 
+/// The bytes of that call go to a file beside the data, which has no name.
+#[test]
+fn durable_appends_stand_beside_the_call_that_only_writes_and_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = serving(&["--bench-service", "--data", data.to_str().unwrap()]);
+    let entries = || std::fs::read_dir(&data).unwrap().count();
+    let before = entries();
+    let disk = ["append", "--compare=disk", "--callers", "40", "--count", "400", "--rounds", "2"];
+    let found = one(&server, &disk);
+    assert_eq!((&found["real"]["events"], &found["empty"]["events"]), (&800.into(), &800.into()));
+    let calls = found["rounds"].as_array().unwrap().iter().map(|round| &round["call"]);
+    assert_eq!(calls.filter(|call| *call == "disk").count(), 2);
+    assert_eq!((head(&server), entries()), (1200, before));
+}
+
 #[test]
 fn reads_have_what_was_filled_in() {
     let server = serving(&[]);
@@ -126,6 +142,14 @@ fn what_cannot_be_measured_is_said() {
             assert_eq!((code, stdout.as_str()), (Some(1), ""));
             assert!(stderr.contains("start it with `annals serve --bench-service`"), "{stderr}");
         }
+    }
+    let (code, _, stderr) = with_twins().run(&["bench", "append", "--compare=disk"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("start the server with --data"), "{stderr}");
+    for (shape, empty) in [("stream", "disk"), ("read", "disk"), ("subscribe", "bytes")] {
+        let (code, _, stderr) = server.run(&["bench", shape, &format!("--compare={empty}")]);
+        assert_eq!(code, Some(2));
+        assert!(stderr.contains(&format!("leave out `={empty}`")), "{stderr}");
     }
     for shape in ["read", "subscribe"] {
         let (code, _, stderr) = server.run(&["bench", shape]);
