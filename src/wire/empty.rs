@@ -11,8 +11,8 @@ use super::{
     convert::InvalidRequest,
     proto::{
         bench::{
-            CallRequest, CallResponse, EchoRequest, EchoResponse, StreamRequest, StreamResponse,
-            empty_service_server,
+            CallRequest, CallResponse, EchoRequest, EchoResponse, PersistRequest, PersistResponse,
+            StreamRequest, StreamResponse, empty_service_server,
         },
         v1::{
             AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse,
@@ -79,8 +79,8 @@ impl empty_service_server::EmptyService for Empty {
 
     async fn persist(
         &self,
-        request: Request<CallRequest>,
-    ) -> Result<Response<CallResponse>, Status> {
+        request: Request<PersistRequest>,
+    ) -> Result<Response<PersistResponse>, Status> {
         let disk = self.disk.as_ref().ok_or_else(|| {
             Status::failed_precondition(
                 "there is no disk to write to: start the server with --data",
@@ -89,7 +89,7 @@ impl empty_service_server::EmptyService for Empty {
         let payload = request.into_inner().payload;
         let payload_bytes = payload.len() as u64;
         disk.persist(payload).await.map_err(Status::unavailable)?;
-        Ok(Response::new(CallResponse { payload_bytes }))
+        Ok(Response::new(PersistResponse { payload_bytes }))
     }
 
     type EchoStream = Answers<EchoResponse>;

@@ -22,7 +22,7 @@ use super::{
     rounds::{self, EmptyCall, RoundArgs},
 };
 use crate::wire::proto::{
-    bench::{CallRequest, EchoRequest, empty_service_client::EmptyServiceClient},
+    bench::{CallRequest, EchoRequest, PersistRequest, empty_service_client::EmptyServiceClient},
     v1::{
         AppendRequest, AppendResponse, AppendStreamRequest, append_stream_response,
         command_service_client::CommandServiceClient,
@@ -214,13 +214,15 @@ pub async fn empty_calls(
     for (request, events) in requests {
         let size = request.payload.len() as u64;
         let started = Instant::now();
-        let answer = match twin {
-            Twin::Disk => client.persist(request).await?,
-            _ => client.call(request).await?,
+        let taken_bytes = if twin == Twin::Disk {
+            let request = PersistRequest { payload: request.payload };
+            client.persist(request).await?.into_inner().payload_bytes
+        } else {
+            client.call(request).await?.into_inner().payload_bytes
         };
         taken.add(events, started);
-        if answer.get_ref().payload_bytes != size {
-            return Err(Fault::Wrong(format!("{size} bytes were answered by {answer:?}")));
+        if taken_bytes != size {
+            return Err(Fault::Wrong(format!("{size} bytes were answered by {taken_bytes}")));
         }
     }
     Ok(taken)

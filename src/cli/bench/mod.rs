@@ -35,7 +35,7 @@ use super::{
 use crate::{
     core::limits::Limits,
     wire::proto::{
-        bench::CallRequest,
+        bench::{CallRequest, PersistRequest},
         v1::{AppendRequest, GetInfoRequest, GetInfoResponse, Mode},
     },
 };
@@ -197,7 +197,7 @@ impl Bench {
             None => return Ok(bench),
             Some(EmptyCall::Messages) => empty.append(AppendRequest::default()).await.map(drop),
             Some(EmptyCall::Bytes) => empty.call(CallRequest::default()).await.map(drop),
-            Some(EmptyCall::Disk) => empty.persist(CallRequest::default()).await.map(drop),
+            Some(EmptyCall::Disk) => empty.persist(PersistRequest::default()).await.map(drop),
         };
         match answer {
             Err(status) if status.code() == Code::Unimplemented => Err(CliError::Failed(format!(
