@@ -12,7 +12,7 @@
 //! 5. It is deterministic: the same proposals in the same order with the same times give the same
 //!    bytes. It reads no clock and no random source and iterates over no unordered map.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{cell::LazyCell, collections::VecDeque, sync::Arc};
 
 use uuid::Uuid;
 
@@ -67,9 +67,10 @@ pub struct Sequencer {
     dropped: VecDeque<(Arc<Segment>, Position, Position)>,
     /// Why nothing more is taken.
     broken: Option<CommitLogError>,
-    /// The bytes of the commit at hand, and where its records begin: kept, so that a commit allocates
+    /// The bytes of the commit at hand, its seal, and where its records begin: kept, so that a commit allocates
     /// nothing.
     bytes: Vec<u8>,
+    seal: Vec<u8>,
     records: Vec<u32>,
     /// Where the ids of the batch at hand belong, event by event.
     places: Vec<Place>,
@@ -111,6 +112,7 @@ impl Sequencer {
             dropped: VecDeque::new(),
             broken: None,
             bytes: Vec::new(),
+            seal: Vec::new(),
             records: Vec::new(),
             places: Vec::new(),
             codes: Vec::new(),
@@ -161,11 +163,16 @@ impl Sequencer {
         places.extend(events().map(|event| self.history.ids.place(event.id())));
         self.ids.touch(&places);
         let mut rest = &places[..];
+        let mut floor = self.history.log.first();
         for proposal in batch {
             let events = proposal.writes.iter().map(|write| write.events.len()).sum();
             let (places, after) = rest.split_at(events);
             rest = after;
-            answers.push(self.apply_one(proposal, places, now_micros));
+            if self.when_full == WhenFull::Evict && self.broken.is_none() {
+                self.make_room(proposal);
+                floor = self.history.log.first();
+            }
+            answers.push(self.apply_one(proposal, places, now_micros, floor));
         }
         self.places = places;
         if self.head > before && self.broken.is_none() {
@@ -182,17 +189,16 @@ impl Sequencer {
         }
     }
 
+    /// Decides one proposal, and writes it. What is below `floor` is dropped.
     fn apply_one(
         &mut self,
         proposal: &Proposal,
         places: &[Place],
         now_micros: i64,
+        floor: Position,
     ) -> Result<Committed, AppendError> {
         if let Some(error) = &self.broken {
             return Err(AppendError::OutcomeUnknown(error.clone()));
-        }
-        if self.when_full == WhenFull::Evict {
-            self.make_room(proposal);
         }
         let now_micros = self.recorded_at_micros.max(now_micros);
         let writes = match self.decide(proposal, places, now_micros)? {
@@ -215,9 +221,8 @@ impl Sequencer {
             return Err(AppendError::OutcomeUnknown(error));
         }
         let events = proposal.writes.iter().flat_map(|write| &write.events);
-        let floor = self.history.log.first();
         for (event, place) in events.zip(places) {
-            self.index(*place, event.occurred_at().unwrap_or(recorded_at), event.body(), floor);
+            self.index(place, event.occurred_at().unwrap_or(recorded_at), event.body(), floor);
         }
         if proposal.setting.is_some() {
             let seen = self.log.log().watermark().get();
@@ -229,18 +234,17 @@ impl Sequencer {
 
     /// Idempotency, tombstones, expected versions, conditions, in this order. Writes nothing.
     fn decide(
-        &self,
+        &mut self,
         proposal: &Proposal,
         places: &[Place],
         now_micros: i64,
     ) -> Result<Decision, AppendError> {
-        let reader = self.log.reader(self.head);
-        if let Some(answer) = self.repeat(proposal, places, &reader)? {
+        if let Some(answer) = self.repeat(proposal, places)? {
             return Ok(Decision::Answer(answer));
         }
         let mut writes = Vec::with_capacity(proposal.writes.len());
         for write in &proposal.writes {
-            let actual = self.version(write.stream.as_str());
+            let actual = self.version(&write.stream);
             let gone = self.history.retention.gone(write.stream.as_str(), actual, self.head);
             if gone == Some(Gone::Tombstoned) && !write.events.is_empty() {
                 let (stream, version) = (write.stream.clone(), actual);
@@ -285,15 +289,17 @@ impl Sequencer {
     /// The first answer again, if all events of the proposal are in their streams already, in their
     /// order; `None` if none is anywhere.
     fn repeat(
-        &self,
+        &mut self,
         proposal: &Proposal,
         places: &[Place],
-        reader: &Reader,
     ) -> Result<Option<Committed>, AppendError> {
+        // Of nearly all proposals no id is known, and nothing is read.
+        let (log, head) = (&self.log, self.head);
+        let reader = LazyCell::new(|| log.reader(head));
         // Also of a removed event its id is left: a repeat is a repeat for ever.
         let find = |(event, place): (&NewEvent, &Place)| {
             let has_id = |record: Record<'_>| format::has_id(&record, event.id());
-            self.ids.find(*place, |position| reader.trace(position).is_some_and(has_id))
+            self.ids.find(place, |position| reader.trace(position).is_some_and(has_id))
         };
         let mut events = proposal.writes.iter().flat_map(|write| &write.events).zip(places);
         let Some((known, at)) = events.find_map(|event| Some((event.0, find(event)?))) else {
@@ -330,7 +336,7 @@ impl Sequencer {
                 (first, last) = (first.min(position), last.max(position));
             }
             if write.events.is_empty() {
-                written.last = self.version(write.stream.as_str());
+                written.last = version(&self.history, &write.stream, &mut self.permit);
             }
             writes.push(written);
         }
@@ -431,6 +437,9 @@ impl Sequencer {
     /// Refuses what does not fit. The last commit may go over by what it makes the indexes grow.
     fn check_room(&self, proposal: &Proposal) -> Result<(), AppendError> {
         let max = self.memory_max;
+        if max == usize::MAX {
+            return Ok(());
+        }
         let used = self.memory();
         if used.saturating_add(size_max(proposal)) > max {
             Err(AppendError::Full { used, max })
@@ -445,8 +454,8 @@ impl Sequencer {
     }
 
     /// How many events the stream has, published or not.
-    fn version(&self, stream: &str) -> Version {
-        Version::new(self.history.streams.count(stream, self.head))
+    fn version(&mut self, stream: &Name) -> Version {
+        version(&self.history, stream, &mut self.permit)
     }
 
     /// Makes the commit's bytes: its records and its seal.
@@ -467,15 +476,14 @@ impl Sequencer {
             }
         }
         let count = u32::try_from(self.records.len()).expect("a commit's events are limited");
-        let records_size = self.bytes.len();
-        let mut seal = Vec::with_capacity(format::SEAL_SIZE_BYTES_MAX);
-        format::put_seal(&mut seal, &self.bytes[..records_size], count);
-        self.bytes.extend_from_slice(&seal);
+        self.seal.clear();
+        format::put_seal(&mut self.seal, &self.bytes, count);
+        self.bytes.extend_from_slice(&self.seal);
     }
 
     /// Notes the event that was written behind the head in every index, and moves the head. `body` has its fields,
     /// with or without those of its stamp. What is below `floor` is dropped.
-    fn index(&mut self, place: Place, occurred_at: Timestamp, body: &[u8], floor: Position) {
+    fn index(&mut self, place: &Place, occurred_at: Timestamp, body: &[u8], floor: Position) {
         let (permit, history) = (&mut self.permit, &*self.history);
         let position = self.head.next();
         self.ids.insert(place, position);
@@ -523,7 +531,7 @@ impl Sequencer {
     }
 
     /// The same for what is left of a removed event: its id and its place in its stream.
-    fn index_removed(&mut self, place: Place, stream: &str, floor: Position) {
+    fn index_removed(&mut self, place: &Place, stream: &str, floor: Position) {
         let (permit, history) = (&mut self.permit, &*self.history);
         let position = self.head.next();
         self.ids.insert(place, position);
@@ -605,7 +613,7 @@ impl Sequencer {
             let place = |event: &EventView<'_>| self.history.ids.place(&event.stamp.id);
             let places: Vec<Place> = events.iter().map(place).collect();
             self.ids.touch(&places);
-            for ((event, place), record) in events.iter().zip(places).zip(&records) {
+            for ((event, place), record) in events.iter().zip(&places).zip(&records) {
                 let body = &event.body;
                 self.recorded_at_micros = event.stamp.recorded_at.micros();
                 if record[0] == format::REMOVED_TAG {
@@ -644,6 +652,11 @@ impl Sequencer {
     pub fn refuse_from_now_on(&mut self, reason: CommitLogError) {
         self.broken.get_or_insert(reason);
     }
+}
+
+/// How many events the stream has, published or not.
+fn version(history: &History, stream: &Name, permit: &mut SoleWriter) -> Version {
+    Version::new(history.streams.written(stream, permit))
 }
 
 /// How many bytes the events of a proposal take, at most.

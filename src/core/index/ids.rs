@@ -11,7 +11,7 @@
 //! client's choice, and chosen ones must not make a chain. (Nothing is ever iterated in its order, so
 //! the sequencer stays deterministic.)
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use siphasher::sip::SipHasher13;
 use uuid::Uuid;
@@ -24,6 +24,8 @@ use crate::core::{
 /// How many shards an index has.
 pub const SHARDS: usize = 1024;
 const SHARD_CAPACITY_MIN: usize = 16;
+/// Of 8 bytes, in the 64 that processors load together.
+const ENTRIES_IN_LINE: usize = 8;
 const FINGERPRINT_BITS: u32 = 24;
 const POSITION_BITS: u32 = 40;
 /// More cannot be indexed: 2^40 - 1, a trillion events.
@@ -50,13 +52,23 @@ pub struct IdWriter {
     allocated: usize,
     /// Entries of positions below need not be kept.
     floor: Position,
+    /// How often a shard has been replaced: what was seen in an older one says nothing of it.
+    replaced: u32,
 }
 
 /// Where an id belongs. Worked out once for a look-up and an insertion.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Place {
-    shard: usize,
-    fingerprint: u64,
+    shard: u32,
+    fingerprint: u32,
+    /// Where the writer's look-up has found the first free entry, and at which of its `replaced`.
+    free: Cell<Option<(u32, u32)>>,
+}
+
+impl Place {
+    fn shard(&self) -> usize {
+        self.shard as usize
+    }
 }
 
 fn position_of(entry: u64) -> Position {
@@ -68,28 +80,29 @@ fn empty(capacity: usize) -> Entries {
 }
 
 /// Where the probe for a fingerprint begins: monotone in the fingerprint.
-fn start(fingerprint: u64, capacity: usize) -> usize {
-    let place = (fingerprint * capacity as u64) >> FINGERPRINT_BITS;
+fn start(fingerprint: u32, capacity: usize) -> usize {
+    let place = (u64::from(fingerprint) * capacity as u64) >> FINGERPRINT_BITS;
     usize::try_from(place).expect("below the capacity")
 }
 
-/// The position in `entries` for which `is_it` says that the event there has the id.
+/// The position in `entries` for which `is_it` says that the event there has the id; or where the first free entry
+/// is, behind all that could have it.
 fn search(
     entries: &Entries,
-    fingerprint: u64,
+    fingerprint: u32,
     mut is_it: impl FnMut(Position) -> bool,
-) -> Option<Position> {
+) -> Result<Position, usize> {
     let mut index = start(fingerprint, entries.len());
     loop {
         // Relaxed: an entry that the reader's watermark covers was stored before it; any other may be
         // missed. The writer reads what it wrote.
         let entry = entries[index].load(Ordering::Relaxed);
         if entry == 0 {
-            return None;
+            return Err(index);
         }
         let position = position_of(entry);
-        if entry >> POSITION_BITS == fingerprint && is_it(position) {
-            return Some(position);
+        if entry >> POSITION_BITS == u64::from(fingerprint) && is_it(position) {
+            return Ok(position);
         }
         index = if index + 1 == entries.len() { 0 } else { index + 1 };
     }
@@ -99,14 +112,15 @@ impl IdIndex {
     /// Where `id` belongs.
     pub fn place(&self, id: &Uuid) -> Place {
         let hash = SipHasher13::new_with_keys(self.keys.0, self.keys.1).hash(id.as_bytes());
-        let shard = usize::try_from(hash & (SHARDS as u64 - 1)).expect("ten bits");
-        Place { shard, fingerprint: hash >> (64 - FINGERPRINT_BITS) }
+        let shard = u32::try_from(hash & (SHARDS as u64 - 1)).expect("ten bits");
+        let fingerprint = u32::try_from(hash >> (64 - FINGERPRINT_BITS)).expect("24 bits");
+        Place { shard, fingerprint, free: Cell::new(None) }
     }
 
     /// The position for which `is_it` says that the event there has this id. `is_it` is asked for few
     /// others, and may be asked for positions above the watermark.
     pub fn find(&self, id: &Uuid, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
-        self.find_at(self.place(id), is_it)
+        self.find_at(&self.place(id), is_it)
     }
 
     /// What the hash is keyed with.
@@ -123,8 +137,8 @@ impl IdIndex {
         entries.filter(|entry| *entry != 0 && position_of(*entry) <= head).collect()
     }
 
-    fn find_at(&self, place: Place, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
-        self.shards[place.shard].with(|entries| search(entries, place.fingerprint, is_it))
+    fn find_at(&self, place: &Place, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
+        self.shards[place.shard()].with(|entries| search(entries, place.fingerprint, is_it)).ok()
     }
 
     /// Memory held.
@@ -171,7 +185,7 @@ impl IdWriter {
             keys,
         });
         let allocated = index.allocated();
-        Some(Self { index, shards, counts, allocated, floor: Position::ZERO })
+        Some(Self { index, shards, counts, allocated, floor: Position::ZERO, replaced: 0 })
     }
 
     /// The look-up that anyone may use.
@@ -179,40 +193,55 @@ impl IdWriter {
         &self.index
     }
 
-    /// Loads what a look-up of each place begins with. The ids of a batch lie far apart in memory: loaded
+    /// Loads what a look-up of each place looks at first, two lines of the cache. The ids of a batch lie far apart in memory: loaded
     /// together they are waited for together.
     pub fn touch(&self, places: &[Place]) {
         let mut all = 0;
         for place in places {
-            let entries = &self.shards[place.shard];
-            // Relaxed: the value is not used.
-            all |= entries[start(place.fingerprint, entries.len())].load(Ordering::Relaxed);
+            let entries = &self.shards[place.shard()];
+            let start = start(place.fingerprint, entries.len());
+            // Relaxed: the values are not used.
+            all |= entries[start].load(Ordering::Relaxed);
+            if let Some(entry) = entries.get(start + ENTRIES_IN_LINE) {
+                all |= entry.load(Ordering::Relaxed);
+            }
         }
         std::hint::black_box(all);
     }
 
     /// As [`IdIndex::find`], also for what is not published yet.
-    pub fn find(&self, place: Place, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
-        search(&self.shards[place.shard], place.fingerprint, is_it)
+    pub fn find(&self, place: &Place, is_it: impl FnMut(Position) -> bool) -> Option<Position> {
+        let found = search(&self.shards[place.shard()], place.fingerprint, is_it);
+        found
+            .map_err(|free| {
+                let free = u32::try_from(free).expect("a shard's are few");
+                place.free.set(Some((self.replaced, free)));
+            })
+            .ok()
     }
 
     /// Notes that the id that belongs to `place`, and is not in the index, is at `position`.
-    pub fn insert(&mut self, Place { shard, fingerprint }: Place, position: Position) {
+    pub fn insert(&mut self, place: &Place, position: Position) {
         assert!(position <= POSITION_MAX, "a store holds at most {POSITION_MAX} events");
-        let entry = fingerprint << POSITION_BITS | position.get();
+        let entry = u64::from(place.fingerprint) << POSITION_BITS | position.get();
+        let shard = place.shard();
         self.counts[shard] += 1;
         let entries = &self.shards[shard];
         // At most 85 % full: an unsuccessful search then looks at 23 entries in the mean (Knuth, The Art
         // of Computer Programming 3, 6.4, theorem K), which are 3 cache lines.
         if u64::from(self.counts[shard]) * 20 <= entries.len() as u64 * 17 {
-            put(entries, entry);
+            // An entry that was taken is never given back, so what is free lies there or behind.
+            let free = place.free.get().filter(|(replaced, _)| *replaced == self.replaced);
+            match free {
+                Some((_, free)) => put_from(entries, free as usize, entry),
+                None => put(entries, entry),
+            }
             return;
         }
         // Relaxed: nobody else writes.
-        let old = entries.iter().map(|entry| entry.load(Ordering::Relaxed));
-        let kept: Vec<u64> =
-            old.filter(|old| *old != 0 && position_of(*old) >= self.floor).collect();
-        let count = kept.len() + 1;
+        let old = || entries.iter().map(|entry| entry.load(Ordering::Relaxed));
+        let is_kept = |old: &u64| *old != 0 && position_of(*old) >= self.floor;
+        let count = old().filter(is_kept).count() + 1;
         // Where nothing is below the floor: a quarter more.
         let capacity = if count < entries.len() / 2 {
             SHARD_CAPACITY_MIN.max(2 * count)
@@ -220,9 +249,10 @@ impl IdWriter {
             entries.len() + entries.len().div_ceil(4)
         };
         let larger = empty(capacity);
-        for entry in kept.into_iter().chain([entry]) {
+        for entry in old().filter(is_kept).chain([entry]) {
             put(&larger, entry);
         }
+        self.replaced = self.replaced.wrapping_add(1);
         self.allocated = self.allocated + 8 * larger.len() - 8 * entries.len();
         self.counts[shard] = u32::try_from(count).expect("a shard's are few");
         self.shards[shard] = Arc::new(larger);
@@ -248,7 +278,12 @@ impl Default for IdWriter {
 
 /// Stores `entry` in the first free place from its start. One is free.
 fn put(entries: &[AtomicU64], entry: u64) {
-    let mut index = start(entry >> POSITION_BITS, entries.len());
+    let fingerprint = u32::try_from(entry >> POSITION_BITS).expect("24 bits");
+    put_from(entries, start(fingerprint, entries.len()), entry);
+}
+
+/// The same from `index`, before which none is free.
+fn put_from(entries: &[AtomicU64], mut index: usize, entry: u64) {
     // Relaxed: nobody else writes, and the watermark or the snapshot publishes it.
     while entries[index].load(Ordering::Relaxed) != 0 {
         index = if index + 1 == entries.len() { 0 } else { index + 1 };
@@ -269,7 +304,7 @@ mod tests {
         let find = |id: &Uuid| index.find(id, |position| ids[place(position)] == *id);
         for (at, id) in ids.iter().enumerate() {
             assert_eq!(find(id), None);
-            writer.insert(index.place(id), Position::new(at as u64 + 1));
+            writer.insert(&index.place(id), Position::new(at as u64 + 1));
             assert_eq!(find(id), Some(Position::new(at as u64 + 1)));
         }
         let half = Position::new(ids.len() as u64 / 2);
@@ -278,12 +313,12 @@ mod tests {
         for (at, id) in ids.iter().enumerate() {
             let position = Position::new(at as u64 + 1);
             let at_place =
-                |writer: &IdWriter| writer.find(index.place(id), |at| ids[place(at)] == *id);
+                |writer: &IdWriter| writer.find(&index.place(id), |at| ids[place(at)] == *id);
             assert_eq!(find(id), Some(position));
             assert_eq!(at_place(&writer), Some(position));
             assert_eq!(at_place(&restored), Some(position).filter(|_| position <= half));
             if position > half {
-                restored.insert(index.place(id), position);
+                restored.insert(&index.place(id), position);
                 assert_eq!(at_place(&restored), Some(position));
             }
         }
@@ -301,7 +336,7 @@ mod tests {
         let id = |position: u64| Uuid::from_u128(position.into());
         let mut most = 0;
         for position in 1..=20 * KEPT {
-            writer.insert(index.place(&id(position)), Position::new(position));
+            writer.insert(&index.place(&id(position)), Position::new(position));
             writer.forget(Position::new(position.saturating_sub(KEPT)));
             assert_eq!(writer.allocated(), index.allocated());
             most = most.max(writer.allocated());
@@ -316,6 +351,29 @@ mod tests {
         assert!(most < 50 * KEPT + 200_000, "{most} bytes for {KEPT} ids");
     }
 
+    /// What was seen free is used, also where others have taken it meanwhile or the shard has been replaced. Seen to fail
+    /// where it is used of a shard that was replaced.
+    #[test]
+    fn what_was_looked_up_before_others_were_inserted_is_found_after_its_insertion() {
+        const TOGETHER: usize = 700;
+        let mut writer = IdWriter::with_shards(SHARDS);
+        let index = Arc::clone(writer.index());
+        let ids: Vec<Uuid> = (0..40_000u128).map(|id| Uuid::from_u128(id << 64)).collect();
+        for (batch, together) in ids.chunks(TOGETHER).enumerate() {
+            let places: Vec<Place> = together.iter().map(|id| index.place(id)).collect();
+            for place in &places {
+                assert_eq!(writer.find(place, |_| false), None);
+            }
+            for (at, place) in places.iter().enumerate() {
+                writer.insert(place, Position::new((batch * TOGETHER + at) as u64 + 1));
+            }
+        }
+        for (at, id) in ids.iter().enumerate() {
+            let found = index.find(id, |position| ids[place(position)] == *id);
+            assert_eq!(found, Some(Position::new(at as u64 + 1)));
+        }
+    }
+
     #[test]
     fn an_id_takes_twelve_bytes_or_less() {
         let mut writer = IdWriter::new();
@@ -323,7 +381,7 @@ mod tests {
         for total in [100_000, 300_000, 1_000_000] {
             while next <= total {
                 let place = writer.index().place(&Uuid::new_v4());
-                writer.insert(place, Position::new(next));
+                writer.insert(&place, Position::new(next));
                 next += 1;
             }
             let bytes = writer.allocated() as u64;
@@ -343,22 +401,25 @@ mod model {
     fn an_id_that_the_watermark_covers_is_found() {
         // The growth at the fourteenth entry falls into the modelled part.
         const BEFORE: u64 = 13;
-        let place = |position: u64| Place { shard: 0, fingerprint: position << 8 };
+        let place = |position: u64| {
+            let fingerprint = u32::try_from(position).expect("a small number") << 8;
+            Place { shard: 0, fingerprint, free: Cell::new(None) }
+        };
         loom::model(move || {
             let mut writer = IdWriter::with_shards(1);
             let index = Arc::clone(writer.index());
             for position in 1..=BEFORE {
-                writer.insert(place(position), Position::new(position));
+                writer.insert(&place(position), Position::new(position));
             }
             let mut watermark = WatermarkWriter::new();
             watermark.advance(Position::new(BEFORE));
             let shared = Arc::clone(watermark.shared());
             let thread = loom::thread::spawn(move || {
-                writer.insert(place(BEFORE + 1), Position::new(BEFORE + 1));
+                writer.insert(&place(BEFORE + 1), Position::new(BEFORE + 1));
                 watermark.advance(Position::new(BEFORE + 1));
             });
             let seen = shared.get();
-            assert_eq!(index.find_at(place(seen.get()), |at| at == seen), Some(seen));
+            assert_eq!(index.find_at(&place(seen.get()), |at| at == seen), Some(seen));
             thread.join().expect("the writer does not panic");
         });
     }

@@ -99,6 +99,16 @@ impl IndexMap {
         code
     }
 
+    /// How many events of `name` were pushed, forgotten ones among them. What is asked for is likely to be pushed next.
+    pub fn written(&self, name: &Name, writer: &mut SoleWriter) -> u64 {
+        let last = self.last.get(writer);
+        if last.as_ref().is_none_or(|last| last.0 != *name) {
+            let Some(found) = self.find(name.as_str().as_bytes()) else { return 0 };
+            *last = Some(found);
+        }
+        last.as_ref().map_or(0, |(_, _, hold)| hold.written())
+    }
+
     fn find(&self, name: &[u8]) -> Option<(Name, Arc<Postings>, Last)> {
         let lists = self.lists.pin();
         let (name, postings) = lists.get_key_value(text(name))?;

@@ -159,6 +159,13 @@ impl PositionList {
 /// The block at the end of a list, which its writer fills.
 pub struct Last(Arc<Block>);
 
+impl Last {
+    /// How many positions the list has, forgotten ones among them.
+    pub fn written(&self) -> u64 {
+        self.0.before + self.0.len() as u64
+    }
+}
+
 /// A list's positions as of one moment, and perhaps some that were added since.
 #[derive(Clone)]
 pub struct Positions {

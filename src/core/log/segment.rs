@@ -29,6 +29,8 @@ use crate::core::{
 
 /// A segment holds this many bytes: two commits of the largest size fit, and a 32-bit offset does.
 pub const SEGMENT_SIZE_BYTES: usize = 40 << 20;
+/// So much memory of a segment is asked for ahead: half as many pages or twice as many gain as much (docs/benchmarks.md).
+const EXPECTED_BYTES: usize = 128 << 10;
 /// Offsets come in chunks, so that a segment of few large events does not pay for many small ones.
 const OFFSETS_IN_CHUNK: usize = 4096;
 
@@ -40,6 +42,9 @@ mod buffer {
         ops::Range,
         ptr::NonNull,
     };
+
+    /// The least that a page has.
+    const PAGE_BYTES: usize = 4096;
 
     /// Zeroed memory. The operating system gives a large one page by page, as it is touched.
     pub struct Buffer {
@@ -90,6 +95,24 @@ mod buffer {
                 let target = self.start.as_ptr().add(at);
                 target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             }
+        }
+
+        /// Asks the system for the pages of the `size` bytes from `at` on: for many at once that costs less than for each
+        /// when it is touched. Where the system does not know how, nothing happens.
+        pub fn expect_writes(&self, at: usize, size: usize) {
+            let page = |address: usize| address / PAGE_BYTES * PAGE_BYTES;
+            let start = self.start.addr().get();
+            let begin = page(start + at).max(start.next_multiple_of(PAGE_BYTES));
+            let end = page(start + self.size().min(at + size));
+            let Some(size) = end.checked_sub(begin).filter(|size| *size > 0) else { return };
+            #[cfg(all(target_os = "linux", not(any(feature = "loom", miri))))]
+            // SAFETY: the pages lie inside the buffer, and what is in them stays as it is.
+            let _ = unsafe {
+                let begin = self.start.as_ptr().with_addr(begin).cast();
+                rustix::mm::madvise(begin, size, rustix::mm::Advice::LinuxPopulateWrite)
+            };
+            #[cfg(not(all(target_os = "linux", not(any(feature = "loom", miri)))))]
+            let _ = size;
         }
 
         /// The bytes of `range`.
@@ -186,6 +209,8 @@ pub struct SegmentWriter {
     segment: Arc<Segment>,
     /// How many bytes are written. Kept here, as `readable` is for the readers.
     size: usize,
+    /// Up to here the system was asked for memory.
+    expected: usize,
     /// How many events are written.
     events: usize,
 }
@@ -370,7 +395,7 @@ impl SegmentWriter {
             offsets: (0..events_max.div_ceil(OFFSETS_IN_CHUNK)).map(|_| OnceLock::new()).collect(),
         };
         let segment = Arc::new(Segment { first, content });
-        let mut writer = Self { segment, size: 0, events: 0 };
+        let mut writer = Self { segment, size: 0, expected: 0, events: 0 };
         writer.append(&format::header(first, chain), &[]);
         writer
     }
@@ -407,6 +432,12 @@ impl SegmentWriter {
         let Content::Written { buffer, readable, offsets } = &self.segment.content else {
             unreachable!("a writer's segment is written")
         };
+        let end = self.size + bytes.len();
+        if end > self.expected {
+            let more = EXPECTED_BYTES.max(end - self.expected);
+            buffer.expect_writes(self.expected, more);
+            self.expected += more;
+        }
         // SAFETY: there is one writer for a segment and it is borrowed mutably; no slice of the range
         // exists, as all slices end at `readable`, which is `self.size`.
         unsafe { buffer.write(self.size, bytes) };
