@@ -38,13 +38,16 @@ impl<T> Combiner<T> {
         Ok(self.waiting.fetch_add(1, Ordering::Release) == 0)
     }
 
-    /// Takes at most `max` items, at least one, in the order in which they were pushed. For the leader.
-    pub fn take(&self, max: usize, mut each: impl FnMut(T)) -> usize {
+    /// Takes items in the order in which they were pushed, at least one, until they weigh `max` together, as `each` says
+    /// of each. For the leader.
+    pub fn take(&self, max: usize, mut each: impl FnMut(T) -> usize) -> usize {
         // Acquire, pairs with the Release in `push`: so many items are in the queue; and with the one in
         // `done`: a new leader sees what the last one has done.
-        let count = self.waiting.load(Ordering::Acquire).min(max);
-        for _ in 0..count {
-            each(self.queue.pop().expect("what is counted is in the queue"));
+        let waiting = self.waiting.load(Ordering::Acquire);
+        let (mut count, mut weight) = (0, 0);
+        while count < waiting && weight < max {
+            weight += each(self.queue.pop().expect("what is counted is in the queue"));
+            count += 1;
         }
         count
     }
@@ -99,7 +102,7 @@ mod model {
     fn call(combiner: &Combiner<usize>, done: &loom::cell::UnsafeCell<usize>, item: usize) {
         if combiner.push(item).expect("there is room") {
             loop {
-                let count = combiner.take(2, |_| done.with_mut(|_| ()));
+                let count = combiner.take(2, |_| done.with_mut(|_| 1));
                 if !combiner.done(count) {
                     break;
                 }
@@ -149,7 +152,10 @@ mod tests {
         assert_eq!(combiner.push('b'), Ok(false));
         assert_eq!(combiner.push('c'), Err('c'));
         let mut taken = Vec::new();
-        let count = combiner.take(10, |item| taken.push(item));
+        let count = combiner.take(10, |item| {
+            taken.push(item);
+            1
+        });
         assert_eq!((count, taken), (2, vec!['a', 'b']));
         assert!(!combiner.done(count), "nothing is left");
         assert_eq!(combiner.push('d'), Ok(true), "so the next one leads");

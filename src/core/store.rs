@@ -25,19 +25,23 @@ use super::{
 /// So many proposals are decided before they are published and answered together.
 const BATCH_MAX: usize = 1024;
 
+type Outcome = Result<Committed, AppendError>;
+
 /// What a proposal comes to; an error of the channel means that the process is ending.
-pub type Answer = oneshot::Receiver<Result<Committed, AppendError>>;
+pub type Answer = oneshot::Receiver<Outcome>;
+/// The same of several, in their order.
+pub type Answers = oneshot::Receiver<Vec<Outcome>>;
 
 /// The store.
 pub struct Store {
     history: Arc<History>,
     clock: Arc<dyn Clock>,
     waiting: Combiner<Waiting>,
-    /// How many may wait.
-    queue_max: usize,
-    /// The bytes of the proposals that wait, or are being decided. Raised by every caller, lowered by the
-    /// leader.
+    /// How many proposals wait or are being decided, and their bytes. Raised by every caller, lowered by the leader.
+    waiting_proposals: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    /// At most so many may.
+    queue_max: usize,
     waiting_bytes_max: usize,
     /// Taken by the leader only, so nobody ever waits for it but the next leader for the last one's
     /// final step.
@@ -50,7 +54,9 @@ pub struct Store {
 
 /// What waits for the writer.
 enum Waiting {
-    Proposal(Proposal, oneshot::Sender<Result<Committed, AppendError>>),
+    Proposal(Proposal, oneshot::Sender<Outcome>),
+    /// Handed in together, and answered together.
+    Together(Vec<Proposal>, oneshot::Sender<Vec<Outcome>>),
     Task(Task),
 }
 
@@ -60,9 +66,35 @@ pub type Task = Box<dyn FnOnce(&mut Sequencer) + Send>;
 struct Writer {
     sequencer: Sequencer,
     proposals: Vec<Proposal>,
-    callers: Vec<oneshot::Sender<Result<Committed, AppendError>>>,
+    callers: Vec<Caller>,
     tasks: Vec<Task>,
-    answers: Vec<Result<Committed, AppendError>>,
+    answers: Vec<Outcome>,
+}
+
+/// Who waits for the answer to the next proposal, or to so many.
+enum Caller {
+    One(oneshot::Sender<Outcome>),
+    Together(usize, oneshot::Sender<Vec<Outcome>>),
+}
+
+impl Caller {
+    /// Takes its answers. Where they are missing its channel closes: the outcome is unknown.
+    fn answer(self, mut answers: impl Iterator<Item = Outcome>) {
+        // The caller may be gone; what it asked for is done all the same.
+        match self {
+            Self::One(caller) => {
+                if let Some(answer) = answers.next() {
+                    let _ = caller.send(answer);
+                }
+            }
+            Self::Together(count, caller) => {
+                let together: Vec<_> = answers.take(count).collect();
+                if together.len() == count {
+                    let _ = caller.send(together);
+                }
+            }
+        }
+    }
 }
 
 impl Store {
@@ -72,8 +104,9 @@ impl Store {
             history: Arc::clone(sequencer.history()),
             clock,
             waiting: Combiner::new(queue_max),
-            queue_max,
+            waiting_proposals: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
+            queue_max,
             waiting_bytes_max: usize::MAX,
             writer: Mutex::new(Writer {
                 sequencer,
@@ -108,19 +141,70 @@ impl Store {
     /// becomes of the call that it serves.
     pub fn submit(&self, proposal: Proposal) -> Result<(Answer, bool), AppendError> {
         let size = proposal.size();
-        // Relaxed, here and below: the number orders nothing.
-        let before = self.waiting_bytes.fetch_add(size, Ordering::Relaxed);
+        self.make_room(size)?;
         let (caller, answer) = oneshot::channel();
-        let pushed = if before > 0 && before + size > self.waiting_bytes_max {
-            Err(AppendError::Overloaded { queue: Queue::Bytes, max: self.waiting_bytes_max })
-        } else {
-            self.push(Waiting::Proposal(proposal, caller))
-        };
+        let pushed = self.push(Waiting::Proposal(proposal, caller));
         if pushed.is_err() {
-            // Relaxed: as above.
-            self.waiting_bytes.fetch_sub(size, Ordering::Relaxed);
+            self.give_back(1, size);
         }
         Ok((answer, pushed?))
+    }
+
+    /// Hands `proposals` in together: they are decided in their order. The answers of those for which there is room,
+    /// which are the first ones; why there was none for those behind; and as in [`Store::submit`] whether the caller has
+    /// become the leader.
+    pub fn submit_together(
+        &self,
+        mut proposals: Vec<Proposal>,
+    ) -> (Option<Answers>, Vec<AppendError>, bool) {
+        let (mut size, mut taken) = (0, 0);
+        let mut refusal = None;
+        for proposal in &proposals {
+            let more = proposal.size();
+            if let Err(error) = self.make_room(more) {
+                refusal = Some(error);
+                break;
+            }
+            (size, taken) = (size + more, taken + 1);
+        }
+        let mut refused = proposals.len() - taken;
+        proposals.truncate(taken);
+        let (mut answers, mut leads) = (None, false);
+        if taken > 0 {
+            let (caller, receiver) = oneshot::channel();
+            match self.push(Waiting::Together(proposals, caller)) {
+                Ok(now_leads) => (answers, leads) = (Some(receiver), now_leads),
+                Err(error) => {
+                    self.give_back(taken, size);
+                    refused += taken;
+                    refusal = Some(error);
+                }
+            }
+        }
+        let refused = refusal.map_or(Vec::new(), |refusal| vec![refusal; refused]);
+        (answers, refused, leads)
+    }
+
+    /// Counts one more proposal, of so many bytes, among those that wait.
+    fn make_room(&self, size: usize) -> Result<(), AppendError> {
+        // Relaxed, here and below: the numbers order nothing.
+        let proposals = self.waiting_proposals.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.waiting_bytes.fetch_add(size, Ordering::Relaxed);
+        let (queue, max) = if proposals >= self.queue_max {
+            (Queue::Appends, self.queue_max)
+        } else if bytes > 0 && bytes + size > self.waiting_bytes_max {
+            (Queue::Bytes, self.waiting_bytes_max)
+        } else {
+            return Ok(());
+        };
+        self.give_back(1, size);
+        Err(AppendError::Overloaded { queue, max })
+    }
+
+    fn give_back(&self, proposals: usize, bytes: usize) {
+        // Relaxed: as in `make_room`.
+        self.waiting_proposals.fetch_sub(proposals, Ordering::Relaxed);
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Hands a task in, which is done between two batches. Whether the caller has become the leader, as in
@@ -203,9 +287,20 @@ impl Store {
                 Waiting::Proposal(proposal, caller) => {
                     bytes += proposal.size();
                     proposals.push(proposal);
-                    callers.push(caller);
+                    callers.push(Caller::One(caller));
+                    1
                 }
-                Waiting::Task(task) => tasks.push(task),
+                Waiting::Together(together, caller) => {
+                    let count = together.len();
+                    bytes += together.iter().map(Proposal::size).sum::<usize>();
+                    proposals.extend(together);
+                    callers.push(Caller::Together(count, caller));
+                    count
+                }
+                Waiting::Task(task) => {
+                    tasks.push(task);
+                    1
+                }
             });
             let now = self.clock.now_micros();
             // A broken invariant must not leave the callers waiting: they are told, nothing more is
@@ -217,14 +312,13 @@ impl Store {
                 answers.clear();
             }
             self.tell_if_broken(sequencer);
+            self.give_back(proposals.len(), bytes);
             proposals.clear();
-            // Relaxed: as in `submit`.
-            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            // Without an answer the caller's channel closes: the outcome is unknown.
-            for (caller, answer) in callers.drain(..).zip(answers.drain(..)) {
-                // The caller may be gone; what it asked for is done all the same.
-                let _ = caller.send(answer);
+            let mut rest = answers.drain(..);
+            for caller in callers.drain(..) {
+                caller.answer(&mut rest);
             }
+            drop(rest);
             for task in tasks.drain(..) {
                 if catch_unwind(AssertUnwindSafe(|| task(sequencer))).is_err() {
                     sequencer.refuse_from_now_on(CommitLogError::new("an invariant does not hold"));
@@ -406,6 +500,44 @@ mod tests {
         let event = NewEvent::new(Uuid::from_u128(id), &stream, &event_type, &[], None, body);
         let writes = vec![Write { stream, events: vec![event], expected: None }];
         Proposal { writes, ..Proposal::default() }
+    }
+
+    /// Of those that are handed in together the first ones for which there is room are taken, whatever waits before them.
+    #[test]
+    fn what_is_handed_in_together_is_taken_as_far_as_there_is_room() {
+        let sequencer = Sequencer::new(LogWriter::with_segment_size(1 << 20), Box::new(Memory));
+        let store = Store::new(sequencer, Arc::new(ManualClock::default()), 5);
+        let store = store.with_queue_bytes(30_000);
+        let proposals = |id, sizes: &[usize]| -> Vec<Proposal> {
+            (id..).zip(sizes).map(|(id, bytes)| proposal(id, *bytes)).collect()
+        };
+        for round in 0..3 {
+            let id = 100 * round;
+            let (one, leads) = store.submit(proposal(id, 1)).expect("it is the first");
+            assert!(leads);
+            let (answers, refused, leads) = store.submit_together(proposals(id + 1, &[1; 6]));
+            assert!(!leads);
+            let full = AppendError::Overloaded { queue: Queue::Appends, max: 5 };
+            assert_eq!(refused, [full.clone(), full.clone()]);
+            let (none, refused, _) = store.submit_together(proposals(id + 10, &[1; 2]));
+            assert!(none.is_none());
+            assert_eq!(refused, [full.clone(), full]);
+            assert!(!store.lead(1));
+            let last = |outcome: Outcome| outcome.expect("it is written").last.get();
+            let first = last(one.blocking_recv().expect("it is answered"));
+            let together = answers.expect("four were taken").blocking_recv().expect("an answer");
+            let together: Vec<u64> = together.into_iter().map(last).collect();
+            assert_eq!(together, (first + 1..=first + 4).collect::<Vec<_>>());
+
+            let sizes = [40_000, 1, 1];
+            let (answers, refused, leads) = store.submit_together(proposals(id + 20, &sizes));
+            assert!(leads);
+            let full = AppendError::Overloaded { queue: Queue::Bytes, max: 30_000 };
+            assert_eq!(refused, [full.clone(), full]);
+            assert!(!store.lead(1));
+            let answers = answers.expect("one always may").blocking_recv().expect("an answer");
+            assert_eq!(answers.into_iter().map(last).collect::<Vec<_>>(), [first + 5]);
+        }
     }
 
     /// Also one that was refused, for its bytes or for the number of those before it, has no part in it.

@@ -7,7 +7,7 @@ use crate::core::{
     commit_log::CommitLogError,
     filter::plan,
     retention::Visibility,
-    store::{Answer, Store},
+    store::{Answer, Answers, Store},
 };
 
 /// So many batches a caller decides for others before it hands the lead on.
@@ -39,22 +39,17 @@ impl CommandService {
 
     /// Hands `proposals` in together: they are decided in their order, and one task's in the order of its calls. The
     /// answers come later.
-    pub async fn submit(&self, mut proposals: Vec<Proposal>) -> Vec<Result<Answer, AppendError>> {
+    pub async fn submit(&self, mut proposals: Vec<Proposal>) -> Together {
         for proposal in &mut proposals {
             self.look_ahead(proposal).await;
         }
+        let count = proposals.len();
         // Nothing is waited for between taking the lead and leading.
-        let mut leads = false;
-        let submit = |proposal| {
-            let (answer, now_leads) = self.store.submit(proposal)?;
-            leads |= now_leads;
-            Ok(answer)
-        };
-        let answers = proposals.into_iter().map(submit).collect();
+        let (answers, refused, leads) = self.store.submit_together(proposals);
         if leads {
             self.lead();
         }
-        answers
+        Together { taken: count - refused.len(), answers, refused }
     }
 
     /// Decides what waits, for the caller who has the lead.
@@ -103,8 +98,31 @@ impl CommandService {
 }
 
 /// Waits for the answer to a proposal that was handed in.
-pub async fn outcome(answer: Answer) -> Result<Committed, AppendError> {
-    answer.await.unwrap_or_else(|_| {
-        Err(AppendError::OutcomeUnknown(CommitLogError::new("the sequencer gave no answer")))
-    })
+async fn outcome(answer: Answer) -> Result<Committed, AppendError> {
+    answer.await.unwrap_or_else(|_| Err(unanswered()))
+}
+
+fn unanswered() -> AppendError {
+    AppendError::OutcomeUnknown(CommitLogError::new("the sequencer gave no answer"))
+}
+
+/// Proposals that were handed in together.
+pub struct Together {
+    taken: usize,
+    answers: Option<Answers>,
+    /// Those behind.
+    refused: Vec<AppendError>,
+}
+
+impl Together {
+    /// Waits for the answers, in the order of the proposals.
+    pub async fn outcomes(self) -> Vec<Result<Committed, AppendError>> {
+        let answered = match self.answers {
+            Some(answers) => answers.await.ok(),
+            None => Some(Vec::new()),
+        };
+        let mut outcomes = answered.unwrap_or_else(|| vec![Err(unanswered()); self.taken]);
+        outcomes.extend(self.refused.into_iter().map(Err));
+        outcomes
+    }
 }

@@ -23,12 +23,11 @@ use super::{
 };
 use crate::{
     core::{
-        append::Proposal,
+        append::{Committed, Proposal},
         limits::Limits,
         retention::{Change, Setting},
-        store::Answer,
     },
-    service::command::{CommandService, outcome},
+    service::command::{CommandService, Together},
 };
 
 /// So many appends of one `AppendStream` are on their way at once; then it is read no further.
@@ -123,34 +122,31 @@ impl command_service_server::CommandService for Commands {
         &self,
         request: Request<Streaming<AppendStreamRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        let (pending, handed_in) = mpsc::channel(PIPELINE_MAX);
-        let handed_in = HandedIn { pending: handed_in, taken: Vec::new().into_iter(), count: 0 };
+        let (handed_in, groups) = mpsc::channel(PIPELINE_MAX / TOGETHER_MAX);
+        let pending = Pending { groups, taken: Vec::new().into_iter(), count: 0 };
         let pipeline = Pipeline {
             service: self.service.clone(),
             limits: self.limits,
             stop: self.stop.clone(),
-            pending,
+            handed_in,
         };
         tokio::spawn(pipeline.run(request.into_inner()));
-        Ok(Response::new(answers(handed_in, |mut handed_in| async move {
-            let (request, pending) = handed_in.next().await?;
-            let answer = match pending {
-                Pending::Answer(answer) => outcome(answer).await.map_err(Status::from),
-                Pending::Refused(status) => Err(status),
-                Pending::End(status) => return Some((Err(status), handed_in)),
-            };
-            let result = match answer {
-                Ok(committed) => {
-                    append_stream_response::Result::Appended(append::appended(&committed))
-                }
-                Err(status) => append_stream_response::Result::Error(tonic_types::Status {
-                    code: status.code().into(),
-                    message: status.message().to_owned(),
-                    details: details(&status),
-                }),
-            };
-            let response = AppendStreamResponse { request, result: Some(result) };
-            Some((Ok(response), handed_in))
+        Ok(Response::new(answers(pending, |mut pending| async move {
+            let outcome = pending.next().await?;
+            let response = outcome.map(|outcome| {
+                let result = match outcome {
+                    Ok(committed) => {
+                        append_stream_response::Result::Appended(append::appended(&committed))
+                    }
+                    Err(status) => append_stream_response::Result::Error(tonic_types::Status {
+                        code: status.code().into(),
+                        message: status.message().to_owned(),
+                        details: details(&status),
+                    }),
+                };
+                AppendStreamResponse { request: pending.count, result: Some(result) }
+            });
+            Some((response, pending))
         })))
     }
 }
@@ -161,35 +157,47 @@ fn details(status: &Status) -> Vec<prost_types::Any> {
     tonic_types::Status::decode(status.details()).map(|whole| whole.details).unwrap_or_default()
 }
 
-/// What became of one request of a pipeline.
-enum Pending {
-    /// Handed in.
-    Answer(Answer),
-    /// Refused before that; the pipeline goes on.
-    Refused(Status),
-    /// The pipeline ends here.
-    End(Status),
+/// What became of a request: refused, or not. It may be refused without the pipeline's end.
+type Outcome = Result<Committed, Status>;
+
+/// Requests of a pipeline that have come together.
+struct Group {
+    /// For each of them why it was refused before it was handed in, if it was.
+    requests: Vec<Result<(), Status>>,
+    /// What became of the others.
+    together: Together,
+    /// The pipeline ends behind them.
+    end: Option<Status>,
 }
 
-/// What a pipeline has handed in, in its order: taken as it was handed in, many at once.
-struct HandedIn {
-    pending: mpsc::Receiver<Pending>,
-    taken: std::vec::IntoIter<Pending>,
+impl Group {
+    /// Waits for it. The last one may be the pipeline's end.
+    async fn outcomes(self) -> Vec<Result<Outcome, Status>> {
+        let mut answers = self.together.outcomes().await.into_iter();
+        let mut outcome = |request: Result<(), Status>| {
+            request.and_then(|()| Ok(answers.next().expect("each has one")?))
+        };
+        let outcomes = self.requests.into_iter().map(|request| Ok(outcome(request)));
+        outcomes.chain(self.end.map(Err)).collect()
+    }
+}
+
+/// What a pipeline has handed in, in its order.
+struct Pending {
+    groups: mpsc::Receiver<Group>,
+    taken: std::vec::IntoIter<Result<Outcome, Status>>,
     /// How many were asked for.
     count: u64,
 }
 
-impl HandedIn {
-    /// The next one, and its number from 1; `None` at the end.
-    async fn next(&mut self) -> Option<(u64, Pending)> {
-        if self.taken.len() == 0 {
-            let mut more = Vec::new();
-            self.pending.recv_many(&mut more, TOGETHER_MAX).await;
-            self.taken = more.into_iter();
+impl Pending {
+    /// What becomes of the next one, or how it all ends; `None` behind the end.
+    async fn next(&mut self) -> Option<Result<Outcome, Status>> {
+        while self.taken.len() == 0 {
+            self.taken = self.groups.recv().await?.outcomes().await.into_iter();
         }
-        let next = self.taken.next()?;
         self.count += 1;
-        Some((self.count, next))
+        self.taken.next()
     }
 }
 
@@ -199,53 +207,43 @@ struct Pipeline {
     service: CommandService,
     limits: Limits,
     stop: CancellationToken,
-    pending: mpsc::Sender<Pending>,
+    handed_in: mpsc::Sender<Group>,
 }
 
 impl Pipeline {
     async fn run(self, mut requests: Streaming<AppendStreamRequest>) {
-        loop {
+        let lingers = loop {
             let first = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => Err(status::shutting_down()),
                 request = requests.message() => request,
             };
-            let (mut proposals, mut pending) = (Vec::new(), Vec::new());
-            let mut end = None;
+            let (mut proposals, mut group) = (Vec::new(), Vec::new());
+            let (mut open, mut end) = (true, None);
             let mut next = Some(first);
             while let Some(request) = next {
                 match request {
                     Ok(Some(request)) => {
-                        pending.push(self.proposal(request).map(|it| proposals.push(it)));
+                        group.push(self.proposal(request).map(|it| proposals.push(it)));
                     }
-                    Ok(None) => end = Some(None),
-                    Err(status) => end = Some(Some(Pending::End(status))),
+                    Ok(None) => open = false,
+                    Err(status) => (open, end) = (false, Some(status)),
                 }
-                let room = end.is_none() && pending.len() < TOGETHER_MAX;
+                let room = open && group.len() < TOGETHER_MAX;
                 next = if room { requests.message().now_or_never() } else { None };
             }
-            let mut answers = self.service.submit(proposals).await.into_iter();
-            let pending = pending.into_iter().map(|outcome| match outcome {
-                Ok(()) => match answers.next().expect("each proposal has one") {
-                    Ok(answer) => Pending::Answer(answer),
-                    Err(error) => Pending::Refused(error.into()),
-                },
-                Err(status) => Pending::Refused(status),
-            });
-            let Ok(places) = self.pending.reserve_many(pending.len()).await else { return };
-            for (place, pending) in places.zip(pending) {
-                place.send(pending);
+            let together = self.service.submit(proposals).await;
+            let lingers = end.is_some();
+            let group = Group { requests: group, together, end };
+            if self.handed_in.send(group).await.is_err() {
+                return;
             }
-            match end {
-                None => {}
-                Some(None) => return,
-                Some(Some(last)) => {
-                    if self.pending.send(last).await.is_ok() {
-                        super::linger(requests).await;
-                    }
-                    return;
-                }
+            if !open {
+                break lingers;
             }
+        };
+        if lingers {
+            super::linger(requests).await;
         }
     }
 
