@@ -107,7 +107,7 @@ static HISTORY: LazyLock<Store> = LazyLock::new(|| {
         let (event_type, tags) = (name(one_of(["A", "B", "C"])), vec![name(one_of(["a", "b", "c"]))]);
         let occurred = Timestamp::new(i64::from(number / 10), i64::from(number));
         let event = NewEvent::new(id, &stream, &event_type, &tags, occurred, body);
-        let write = Write { stream, events: vec![event], expected: None };
+        let write = Write { stream, events: event.into(), expected: None };
         let (_, leads) = store
             .submit(Proposal { writes: vec![write], ..Proposal::default() })
             .expect("there is room");

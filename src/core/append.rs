@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     clock::Timestamp,
     commit_log::CommitLogError,
-    event::NewEvent,
+    event::NewEvents,
     filter::Filter,
     name::Name,
     position::{Position, Version},
@@ -30,8 +30,7 @@ pub struct Proposal {
 impl Proposal {
     /// How many bytes it holds while it waits, but for what is small: its events.
     pub fn size(&self) -> usize {
-        let events = self.writes.iter().flat_map(|write| &write.events);
-        events.map(NewEvent::size_max).sum()
+        self.writes.iter().map(|write| write.events.size_max()).sum()
     }
 }
 
@@ -40,7 +39,7 @@ impl Proposal {
 pub struct Write {
     pub stream: Name,
     /// May be empty: then the stream is only checked.
-    pub events: Vec<NewEvent>,
+    pub events: NewEvents,
     /// How many events the stream must have; `None`: not checked.
     pub expected: Option<Version>,
 }

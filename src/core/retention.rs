@@ -163,7 +163,7 @@ impl Setting {
         let data = data.as_deref().map_or(Data::None, Data::Text);
         let body = Body { data, ..Body::default() };
         let event = NewEvent::new(id, &stream, &name(event_type), &[], None, body);
-        let write = Write { stream, events: vec![event], expected: None };
+        let write = Write { stream, events: event.into(), expected: None };
         Proposal { writes: vec![write], setting: Some(self), ..Proposal::default() }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Written},
     clock::Timestamp,
     commit_log::{CommitLog, CommitLogError, disk::snapshot::Indexes},
-    event::NewEvent,
+    event::NewEventView,
     filter::plan,
     history::{Columns, History},
     index::{
@@ -157,10 +157,11 @@ impl Sequencer {
     ) {
         answers.clear();
         let before = self.head;
-        let events = || batch.iter().flat_map(|proposal| &proposal.writes).flat_map(|w| &w.events);
+        let writes = batch.iter().flat_map(|proposal| &proposal.writes);
+        let ids = writes.flat_map(|write| write.events.iter()).map(|event| event.id);
         let mut places = std::mem::take(&mut self.places);
         places.clear();
-        places.extend(events().map(|event| self.history.ids.place(event.id())));
+        places.extend(ids.map(|id| self.history.ids.place(id)));
         self.ids.touch(&places);
         let mut rest = &places[..];
         let mut floor = self.history.log.first();
@@ -220,9 +221,9 @@ impl Sequencer {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
         }
-        let events = proposal.writes.iter().flat_map(|write| &write.events);
+        let events = proposal.writes.iter().flat_map(|write| write.events.iter());
         for (event, place) in events.zip(places) {
-            self.index(place, event.occurred_at().unwrap_or(recorded_at), event.body(), floor);
+            self.index(place, event.occurred_at.unwrap_or(recorded_at), event.body, floor);
         }
         if proposal.setting.is_some() {
             let seen = self.log.log().watermark().get();
@@ -297,11 +298,12 @@ impl Sequencer {
         let (log, head) = (&self.log, self.head);
         let reader = LazyCell::new(|| log.reader(head));
         // Also of a removed event its id is left: a repeat is a repeat for ever.
-        let find = |(event, place): (&NewEvent, &Place)| {
-            let has_id = |record: Record<'_>| format::has_id(&record, event.id());
+        let find = |(event, place): (NewEventView<'_>, &Place)| {
+            let has_id = |record: Record<'_>| format::has_id(&record, event.id);
             self.ids.find(place, |position| reader.trace(position).is_some_and(has_id))
         };
-        let mut events = proposal.writes.iter().flat_map(|write| &write.events).zip(places);
+        let events = proposal.writes.iter().flat_map(|write| write.events.iter());
+        let mut events = events.zip(places);
         let Some((known, at)) = events.find_map(|event| Some((event.0, find(event)?))) else {
             return Ok(None);
         };
@@ -319,15 +321,15 @@ impl Sequencer {
         let mut writes = Vec::with_capacity(proposal.writes.len());
         for write in &proposal.writes {
             let mut written = Written { first: Version::ZERO, last: Version::ZERO };
-            for event in &write.events {
+            for event in write.events.iter() {
                 // Where one is unknown the others make the conflict.
                 let place = places.next().expect("each event has one");
-                let position = find((event, place)).ok_or_else(|| conflict(known.id(), at))?;
+                let position = find((event, place)).ok_or_else(|| conflict(known.id, at))?;
                 let record = reader.trace(position).expect("it was found");
                 let recorded = record.event();
                 let version = recorded.stamp.version;
                 if recorded.body.stream != write.stream.as_str() || version <= written.last {
-                    return Err(conflict(event.id(), position));
+                    return Err(conflict(event.id, position));
                 }
                 if written.first == Version::ZERO {
                     written.first = version;
@@ -375,7 +377,7 @@ impl Sequencer {
     fn make_room(&mut self, proposal: &Proposal) {
         let events: usize = proposal.writes.iter().map(|write| write.events.len()).sum();
         self.forget(FORGOTTEN_AT_LEAST + FORGOTTEN_FOR_EACH * events);
-        let more = size_max(proposal);
+        let more = proposal.size();
         if more > self.memory_max {
             // It can never fit.
             return;
@@ -441,7 +443,7 @@ impl Sequencer {
             return Ok(());
         }
         let used = self.memory();
-        if used.saturating_add(size_max(proposal)) > max {
+        if used.saturating_add(proposal.size()) > max {
             Err(AppendError::Full { used, max })
         } else {
             Ok(())
@@ -465,13 +467,13 @@ impl Sequencer {
         let mut position = self.head;
         for (write, written) in proposal.writes.iter().zip(writes) {
             let mut version = written.first;
-            for event in &write.events {
+            for event in write.events.iter() {
                 position = position.next();
                 let offset = u32::try_from(self.bytes.len()).expect("a commit's size is limited");
                 self.records.push(offset);
-                let occurred_at = event.occurred_at().unwrap_or(recorded_at);
-                let stamp = Stamp { id: *event.id(), position, version, recorded_at, occurred_at };
-                format::put_event(&mut self.bytes, &stamp, event.body());
+                let occurred_at = event.occurred_at.unwrap_or(recorded_at);
+                let stamp = Stamp { id: *event.id, position, version, recorded_at, occurred_at };
+                format::put_event(&mut self.bytes, &stamp, event.body);
                 version = version.next();
             }
         }
@@ -657,9 +659,4 @@ impl Sequencer {
 /// How many events the stream has, published or not.
 fn version(history: &History, stream: &Name, permit: &mut SoleWriter) -> Version {
     Version::new(history.streams.written(stream, permit))
-}
-
-/// How many bytes the events of a proposal take, at most.
-fn size_max(proposal: &Proposal) -> usize {
-    proposal.writes.iter().flat_map(|write| &write.events).map(NewEvent::size_max).sum()
 }

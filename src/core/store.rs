@@ -372,7 +372,7 @@ mod model {
         let body = Body::default();
         let event =
             |id| NewEvent::new(Uuid::from_u128(id), &stream, &name("T"), &[], None, body.clone());
-        let events = vec![event(2 * id), event(2 * id + 1)];
+        let events = vec![event(2 * id), event(2 * id + 1)].into();
         Proposal {
             writes: vec![Write { stream: stream.clone(), events, expected }],
             ..Proposal::default()
@@ -498,7 +498,7 @@ mod tests {
         let text = "x".repeat(bytes);
         let body = Body { correlation_id: &text, ..Body::default() };
         let event = NewEvent::new(Uuid::from_u128(id), &stream, &event_type, &[], None, body);
-        let writes = vec![Write { stream, events: vec![event], expected: None }];
+        let writes = vec![Write { stream, events: event.into(), expected: None }];
         Proposal { writes, ..Proposal::default() }
     }
 

@@ -4,7 +4,7 @@
 //! build.rs puts the four requests below where the generated ones would be, in the server only; their encoding is
 //! the same, as an embedded message and bytes have the same.
 
-use std::{collections::HashSet, ops::Range};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use prost::Message;
@@ -17,11 +17,10 @@ use super::{
 };
 use crate::core::{
     append::{Committed, Condition, Proposal, Write, Written},
-    clock::Timestamp,
-    event::NewEvent,
+    event::NewEvents,
     limits::Limits,
     log::{
-        format::{Body, Data, FormatError, STAMP_SIZE_BYTES_MAX},
+        format::{Body, Data, FormatError},
         protobuf::{Value, take_field},
     },
     name::Name,
@@ -160,20 +159,6 @@ fn last_of_each<'a>(mut entries: Vec<(&'a str, &'a str)>) -> Vec<(&'a str, &'a s
     entries
 }
 
-/// An event within every rule and limit, whose body is somewhere among others.
-struct Checked {
-    id: Uuid,
-    occurred_at: Option<Timestamp>,
-    body: Range<usize>,
-}
-
-impl Checked {
-    /// As [`NewEvent::size_max`].
-    fn size_max(&self) -> usize {
-        self.body.len() + STAMP_SIZE_BYTES_MAX
-    }
-}
-
 const TEXT_DEFAULT: &str = "application/json";
 const BINARY_DEFAULT: &str = "application/octet-stream";
 
@@ -221,16 +206,15 @@ impl Check {
         Some((data, recorded))
     }
 
-    /// Checks the event that `bytes` are and puts its body behind `bodies`. Its id, when it occurred, and where its
-    /// body ends.
+    /// Checks the event that `bytes` are and adds it to `events`. How many bytes its record can take.
     fn event(
         &mut self,
         at: &At<'_>,
         bytes: &[u8],
         stream: &str,
-        bodies: &mut Vec<u8>,
+        events: &mut NewEvents,
         limits: &Limits,
-    ) -> Option<Checked> {
+    ) -> Option<usize> {
         let wrong_before = self.len();
         let sent = match Sent::read(bytes) {
             Ok(sent) => sent,
@@ -261,7 +245,6 @@ impl Check {
         if self.len() > wrong_before {
             return None;
         }
-        let begin = bodies.len();
         let body = Body {
             stream,
             event_type: sent.event_type,
@@ -272,15 +255,13 @@ impl Check {
             metadata: sent.metadata,
             tags: sent.tags,
         };
-        body.put(bodies);
-        let checked = Checked { id: id?, occurred_at, body: begin..bodies.len() };
-        let (size, max) = (checked.size_max(), limits.event_size_bytes_max);
+        let (size, max) = (events.push(id?, occurred_at, &body), limits.event_size_bytes_max);
         if size > max {
             let what = format_args!("has {size} bytes as recorded, at most {max} are allowed");
             self.wrong(*at, what);
             return None;
         }
-        Some(checked)
+        Some(size)
     }
 
     fn metadata_sent(&mut self, at: At<'_>, metadata: &[(&str, &str)], limits: &Limits) {
@@ -328,31 +309,44 @@ impl Check {
             self.wrong(field, format_args!("make more than {max} events in one commit"));
             return None;
         }
-        budget.ids.reserve(events.len());
         // A body is about as long as the event was, and has the stream's name.
-        let sent: usize = events.iter().map(|event| event.len() + stream.len()).sum();
-        let (mut bodies, mut checked) =
-            (Vec::with_capacity(sent), Vec::with_capacity(events.len()));
+        let size = events.iter().map(|event| event.len() + stream.len()).sum();
+        let mut checked = NewEvents::with_capacity(events.len(), size);
         for (index, event) in events.iter().enumerate() {
-            let at = field.index(index);
-            let event = self.event(&at, event, &stream, &mut bodies, limits);
-            let Some(event) = event else { continue };
-            budget.bytes += event.size_max();
-            if !budget.ids.insert(event.id) {
-                self.wrong(at.field("id"), "is the id of another event of the same commit");
-            }
-            checked.push(event);
+            let size = self.event(&field.index(index), event, &stream, &mut checked, limits);
+            budget.bytes += size.unwrap_or(0);
         }
         if budget.bytes > limits.commit_size_bytes_max {
             let max = limits.commit_size_bytes_max;
             self.wrong(field, format_args!("make more than {max} bytes as recorded in one commit"));
         }
-        let bodies = Bytes::from(bodies);
-        let event = |Checked { id, occurred_at, body }| {
-            NewEvent::encoded(id, occurred_at, bodies.slice(body))
-        };
-        let events = checked.into_iter().map(event).collect();
-        Some(Write { stream: name?, events, expected: expected_version.map(Version::new) })
+        let expected = expected_version.map(Version::new);
+        Some(Write { stream: name?, events: checked, expected })
+    }
+
+    /// Refuses ids that two events have. Each write is where `at` says, if all is well so far.
+    fn ids_once<'a>(&mut self, writes: &[Write], at: impl Fn(usize) -> At<'a>) {
+        let count: usize = writes.iter().map(|write| write.events.len()).sum();
+        if count < 2 || self.len() > 0 {
+            return;
+        }
+        let mut sorted = Vec::with_capacity(count);
+        for write in writes {
+            sorted.extend(write.events.iter().map(|event| *event.id));
+        }
+        sorted.sort_unstable();
+        if sorted.is_sorted_by(|a, b| a < b) {
+            return;
+        }
+        let mut seen = HashSet::new();
+        for (number, write) in writes.iter().enumerate() {
+            for (index, event) in write.events.iter().enumerate() {
+                if !seen.insert(event.id) {
+                    let what = "is the id of another event of the same commit";
+                    self.wrong(at(number).field("events").index(index).field("id"), what);
+                }
+            }
+        }
     }
 
     fn conditions(
@@ -381,7 +375,6 @@ impl Check {
 struct Budget {
     events: usize,
     bytes: usize,
-    ids: HashSet<Uuid, foldhash::fast::RandomState>,
 }
 
 /// The proposal that a request is.
@@ -393,6 +386,7 @@ pub fn proposal(request: AppendRequest, limits: &Limits) -> Result<Proposal, Inv
     }
     let write = StreamWrite { stream, events, expected_version };
     let write = check.write(&At::Root, write, &mut Budget::default(), limits);
+    check.ids_once(write.as_slice(), |_| At::Root);
     let conditions = check.conditions(conditions, limits);
     check.finish(write.map(|write| Proposal {
         writes: vec![write],
@@ -428,10 +422,12 @@ pub fn commit_proposal(
             }
             checked.push(write);
         }
+        check.ids_once(&checked, |number| field.index(number));
     }
     let conditions = check.conditions(conditions, limits);
     check.finish(Some(Proposal { writes: checked, conditions, validate_only, setting: None }))
 }
+
 /// The answer to [`proposal`]'s.
 pub fn appended(committed: &Committed) -> v1::AppendResponse {
     let [written] = committed.writes[..] else { unreachable!("an append has one write") };

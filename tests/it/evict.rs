@@ -46,7 +46,7 @@ fn proposal(id: u128, stream: &str, size: usize) -> Proposal {
     let body = Body { data: Data::Text(&text), ..Body::default() };
     let (stream, tag) = (name(stream), name(&format!("tag-{id}")));
     let event = NewEvent::new(Uuid::from_u128(id), &stream, &name("Made"), &[tag], None, body);
-    let write = Write { stream, events: vec![event], expected: None };
+    let write = Write { stream, events: event.into(), expected: None };
     Proposal { writes: vec![write], ..Proposal::default() }
 }
 

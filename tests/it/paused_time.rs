@@ -47,7 +47,7 @@ fn empty() -> (Store, Arc<ManualClock>) {
 fn append(store: &Store, occurred_at: Option<Timestamp>, body: Body<'_>) {
     let (stream, event_type) = (Name::any("Payment-1"), Name::any("Paid"));
     let event = NewEvent::new(Uuid::new_v4(), &stream, &event_type, &[], occurred_at, body);
-    let write = Write { stream, events: vec![event], expected: None };
+    let write = Write { stream, events: event.into(), expected: None };
     let proposal = Proposal {
         writes: vec![write],
         conditions: Vec::new(),

@@ -11,7 +11,7 @@ use annals::{
             disk::{self, DataDirectory, SyncMode, files::Directory, snapshot},
             memory::Memory,
         },
-        event::NewEvent,
+        event::{NewEvent, NewEventView},
         filter::{Clause, Filter, plan::Direction},
         log::{
             LogWriter,
@@ -543,7 +543,7 @@ fn set(subject: &Subject, model: &mut Model, caller: &mut Caller, setting: &Sett
         (Ok(changes), Ok(committed)) if committed.recorded_at.is_some() => {
             // Where a rule has hidden it all, a truncation is noted all the same.
             assert!(changes || matches!(setting.change, Change::Truncate { .. }), "{setting:?}");
-            model.write(id, write.stream.as_str(), event_type(&write.events[0]));
+            model.write(id, write.stream.as_str(), event_type(write.events.iter().next().unwrap()));
             assert_eq!(committed.last.get(), model.head());
         }
         (Ok(false), Ok(committed)) => assert_eq!(committed.last, Position::ZERO),
@@ -555,9 +555,9 @@ fn set(subject: &Subject, model: &mut Model, caller: &mut Caller, setting: &Sett
 }
 
 /// The type that is part of the event's body.
-pub fn event_type(event: &NewEvent) -> &str {
+pub fn event_type(event: NewEventView<'_>) -> &str {
     let mut found = "";
-    format::for_each_indexed(event.body(), |indexed| {
+    format::for_each_indexed(event.body, |indexed| {
         if let Indexed::Type(name) = indexed {
             found = name;
         }
@@ -585,8 +585,8 @@ fn apply(op: Op, subject: &mut Subject, model: &mut Model, caller: &mut Caller) 
             if model.tombstoned.contains(STREAMS[stream]) {
                 assert!(matches!(answer, Err(AppendError::Tombstoned { .. })), "{answer:?}");
             } else if breaking.is_empty() {
-                for event in &proposal.writes[0].events {
-                    model.write(*event.id(), STREAMS[stream], event_type(event));
+                for event in proposal.writes[0].events.iter() {
+                    model.write(*event.id, STREAMS[stream], event_type(event));
                 }
                 let last = model.version(STREAMS[stream]);
                 assert_eq!(answer.unwrap().writes[0].last.get(), last);
@@ -601,7 +601,7 @@ fn apply(op: Op, subject: &mut Subject, model: &mut Model, caller: &mut Caller) 
         Op::Repeat(_) if caller.appends.is_empty() => {}
         Op::Repeat(index) => {
             let proposal = caller.appends[index.index(caller.appends.len())].clone();
-            let id = *proposal.writes[0].events[0].id();
+            let id = *proposal.writes[0].events.iter().next().unwrap().id;
             let first = subject.commit(proposal, true).unwrap();
             assert!(first.duplicate);
             let at = model.log.iter().position(|kept| kept.id == id).unwrap() as u64 + 1;

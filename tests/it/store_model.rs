@@ -459,7 +459,7 @@ fn after_a_failed_write_or_sync_nothing_is_seen_and_nothing_is_taken() {
         let mut new = || {
             let event = caller.event(0);
             let write =
-                Write { stream: name(STREAMS[0]), events: vec![event.event()], expected: None };
+                Write { stream: name(STREAMS[0]), events: event.event().into(), expected: None };
             Proposal { writes: vec![write], ..Proposal::default() }
         };
         assert!(append(&store, new()).is_ok());
@@ -518,7 +518,7 @@ fn a_full_store_refuses_what_is_new_and_answers_what_is_not() {
     let mut new = || {
         let event = caller.event(0);
         let stream = name(event.stream);
-        let write = Write { stream, events: vec![event.event()], expected: None };
+        let write = Write { stream, events: event.event().into(), expected: None };
         Proposal { writes: vec![write], ..Proposal::default() }
     };
     let first = new();
@@ -545,7 +545,7 @@ fn a_caller_does_not_lead_where_a_thread_will() {
     let store = store(4096, Memory);
     store.led_by(std::thread::current());
     let event = Caller::default().event(0);
-    let write = Write { stream: name(event.stream), events: vec![event.event()], expected: None };
+    let write = Write { stream: name(event.stream), events: event.event().into(), expected: None };
     let proposal = Proposal { writes: vec![write], ..Proposal::default() };
     let (mut answer, leads) = store.submit(proposal).unwrap();
     assert!(!leads && answer.try_recv().is_err());

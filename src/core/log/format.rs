@@ -157,6 +157,11 @@ pub struct Stamp {
 
 /// Appends a record, `stamp` and then `body` as [`Body::put`] made it, with its tag and length.
 pub fn put_event(out: &mut Vec<u8>, stamp: &Stamp, body: &[u8]) {
+    let recorded_size = timestamp_size(stamp.recorded_at);
+    // Most events do not say when they occurred.
+    let occurred_then = stamp.occurred_at == stamp.recorded_at;
+    let occurred_size =
+        if occurred_then { recorded_size } else { timestamp_size(stamp.occurred_at) };
     let size = ID_OFFSET
         + ID_LENGTH
         + 1
@@ -164,9 +169,9 @@ pub fn put_event(out: &mut Vec<u8>, stamp: &Stamp, body: &[u8]) {
         + 1
         + varint_size(stamp.version.get())
         + 2
-        + timestamp_size(stamp.recorded_at)
+        + recorded_size
         + 2
-        + timestamp_size(stamp.occurred_at)
+        + occurred_size
         + body.len();
     out.push(EVENT_TAG);
     put_varint(out, size as u64);
@@ -178,8 +183,15 @@ pub fn put_event(out: &mut Vec<u8>, stamp: &Stamp, body: &[u8]) {
     put_varint(out, stamp.position.get());
     out.push(tag(3, VARINT));
     put_varint(out, stamp.version.get());
+    let recorded = out.len();
     put_timestamp(out, 4, stamp.recorded_at);
-    put_timestamp(out, 5, stamp.occurred_at);
+    if occurred_then {
+        let occurred = out.len();
+        out.extend_from_within(recorded..);
+        out[occurred] = tag(5, LENGTH);
+    } else {
+        put_timestamp(out, 5, stamp.occurred_at);
+    }
     out.extend_from_slice(body);
     debug_assert_eq!(out.len() - begin, size, "the length stands before what it measures");
 }

@@ -18,7 +18,6 @@ use crate::{
     core::{
         append::Proposal,
         clock::Timestamp,
-        event::NewEvent,
         filter::{Filter, bound},
         history::History,
         name::Name,
@@ -140,8 +139,8 @@ impl GroupService {
 
     fn check_size(&self, proposal: &Proposal) -> Result<(), GroupError> {
         let max = self.shared.event_size_bytes_max;
-        let events = proposal.writes.iter().flat_map(|write| &write.events);
-        match events.map(NewEvent::size_max).max() {
+        let events = proposal.writes.iter().flat_map(|write| write.events.iter());
+        match events.map(|event| event.size_max()).max() {
             Some(size) if size > max => Err(GroupError::TooLarge { size, max }),
             _ => Ok(()),
         }

@@ -477,7 +477,7 @@ impl Durable {
         };
         let event = Kept {
             stream: write.stream.to_string(),
-            event_type: event_type(&write.events[0]).to_owned(),
+            event_type: event_type(write.events.iter().next().unwrap()).to_owned(),
             tags: Vec::new(),
             correlation: String::new(),
             causation: String::new(),

@@ -160,8 +160,11 @@ fn record(commits: &[Vec<Said>], micros: i64) -> (Reader, Vec<RecordedEvent>) {
             events.push(said.event(id));
             expected.push(said.recorded(id, position, version + 1, micros));
         }
-        let write =
-            Write { stream: Name::new(&stream, usize::MAX).unwrap(), events, expected: None };
+        let write = Write {
+            stream: Name::new(&stream, usize::MAX).unwrap(),
+            events: events.into(),
+            expected: None,
+        };
         let proposal = Proposal { writes: vec![write], ..Proposal::default() };
         let (mut answer, leads) = store.submit(proposal).unwrap();
         assert!(leads && !store.lead(1));
