@@ -141,7 +141,7 @@ impl Store {
     /// becomes of the call that it serves.
     pub fn submit(&self, proposal: Proposal) -> Result<(Answer, bool), AppendError> {
         let size = proposal.size();
-        self.make_room(size)?;
+        self.reserve(size)?;
         let (caller, answer) = oneshot::channel();
         let pushed = self.push(Waiting::Proposal(proposal, caller));
         if pushed.is_err() {
@@ -161,7 +161,7 @@ impl Store {
         let mut refusal = None;
         for proposal in &proposals {
             let more = proposal.size();
-            if let Err(error) = self.make_room(more) {
+            if let Err(error) = self.reserve(more) {
                 refusal = Some(error);
                 break;
             }
@@ -186,7 +186,7 @@ impl Store {
     }
 
     /// Counts one more proposal, of so many bytes, among those that wait.
-    fn make_room(&self, size: usize) -> Result<(), AppendError> {
+    fn reserve(&self, size: usize) -> Result<(), AppendError> {
         // Relaxed, here and below: the numbers order nothing.
         let proposals = self.waiting_proposals.fetch_add(1, Ordering::Relaxed);
         let bytes = self.waiting_bytes.fetch_add(size, Ordering::Relaxed);
@@ -202,7 +202,7 @@ impl Store {
     }
 
     fn give_back(&self, proposals: usize, bytes: usize) {
-        // Relaxed: as in `make_room`.
+        // Relaxed: as in `reserve`.
         self.waiting_proposals.fetch_sub(proposals, Ordering::Relaxed);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
