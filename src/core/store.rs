@@ -502,7 +502,8 @@ mod tests {
         Proposal { writes, ..Proposal::default() }
     }
 
-    /// Of those that are handed in together the first ones for which there is room are taken, whatever waits before them.
+    /// Of those that are handed in together the first ones for which there is room are taken, whatever waits before them. Seen to
+    /// fail where one more is let in.
     #[test]
     fn what_is_handed_in_together_is_taken_as_far_as_there_is_room() {
         let sequencer = Sequencer::new(LogWriter::with_segment_size(1 << 20), Box::new(Memory));

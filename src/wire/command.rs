@@ -30,7 +30,8 @@ use crate::{
     service::command::{CommandService, Together},
 };
 
-/// So many appends of one `AppendStream` are on their way at once; then it is read no further.
+/// At most so many appends of one `AppendStream` are on their way at once, in as many groups as full ones would be; then it
+/// is read no further.
 const PIPELINE_MAX: usize = 1024;
 
 /// So many of them are handed in together at most.
