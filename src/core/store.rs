@@ -45,7 +45,7 @@ pub struct Store {
     waiting_bytes_max: usize,
     /// Taken by the leader only, so nobody ever waits for it but the next leader for the last one's
     /// final step.
-    writer: Mutex<Writer>,
+    writer: Mutex<Sequencer>,
     /// The thread that leads, where one does.
     leader: OnceLock<Thread>,
     /// Why nothing more is taken, once that is so.
@@ -62,14 +62,6 @@ enum Waiting {
 
 /// Something that only the writer may do. It must be short: appends wait for it.
 pub type Task = Box<dyn FnOnce(&mut Sequencer) + Send>;
-
-struct Writer {
-    sequencer: Sequencer,
-    proposals: Vec<Proposal>,
-    callers: Vec<Caller>,
-    tasks: Vec<Task>,
-    answers: Vec<Outcome>,
-}
 
 /// Who waits for the answer to the next proposal, or to so many.
 enum Caller {
@@ -108,13 +100,7 @@ impl Store {
             waiting_bytes: AtomicUsize::new(0),
             queue_max,
             waiting_bytes_max: usize::MAX,
-            writer: Mutex::new(Writer {
-                sequencer,
-                proposals: Vec::new(),
-                callers: Vec::new(),
-                tasks: Vec::new(),
-                answers: Vec::new(),
-            }),
+            writer: Mutex::new(sequencer),
             leader: OnceLock::new(),
             broken: watch::Sender::new(None),
         }
@@ -257,9 +243,9 @@ impl Store {
     }
 
     fn settle(&self) {
-        let mut writer = self.writer();
-        writer.sequencer.settle();
-        self.tell_if_broken(&writer.sequencer);
+        let mut sequencer = self.writer();
+        sequencer.settle();
+        self.tell_if_broken(&sequencer);
     }
 
     /// Tells when and why nothing more is taken.
@@ -280,9 +266,10 @@ impl Store {
     /// Decides what waits, for the leader: at most `rounds` batches. Whether it still leads.
     pub fn lead(&self, rounds: usize) -> bool {
         for _ in 0..rounds {
-            let mut writer = self.writer();
-            let Writer { sequencer, proposals, callers, tasks, answers } = &mut *writer;
+            let (mut proposals, mut callers, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
+            let mut answers = Vec::new();
             let mut bytes = 0;
+            let mut sequencer = self.writer();
             let count = self.waiting.take(BATCH_MAX, |waiting| match waiting {
                 Waiting::Proposal(proposal, caller) => {
                     bytes += proposal.size();
@@ -306,34 +293,34 @@ impl Store {
             // A broken invariant must not leave the callers waiting: they are told, nothing more is
             // taken, and reads go on below the watermark.
             let applied =
-                catch_unwind(AssertUnwindSafe(|| sequencer.apply(proposals, now, answers)));
+                catch_unwind(AssertUnwindSafe(|| sequencer.apply(&proposals, now, &mut answers)));
             if applied.is_err() {
                 sequencer.refuse_from_now_on(CommitLogError::new("an invariant does not hold"));
                 answers.clear();
             }
-            self.tell_if_broken(sequencer);
-            self.give_back(proposals.len(), bytes);
-            proposals.clear();
-            let mut rest = answers.drain(..);
-            for caller in callers.drain(..) {
-                caller.answer(&mut rest);
-            }
-            drop(rest);
-            for task in tasks.drain(..) {
-                if catch_unwind(AssertUnwindSafe(|| task(sequencer))).is_err() {
+            self.tell_if_broken(&sequencer);
+            for task in tasks {
+                if catch_unwind(AssertUnwindSafe(|| task(&mut sequencer))).is_err() {
                     sequencer.refuse_from_now_on(CommitLogError::new("an invariant does not hold"));
-                    self.tell_if_broken(sequencer);
+                    self.tell_if_broken(&sequencer);
                 }
             }
-            drop(writer);
-            if !self.waiting.done(count) {
+            drop(sequencer);
+            self.give_back(proposals.len(), bytes);
+            let leads = self.waiting.done(count);
+            // Answers wake tasks, and may wake threads: somebody else may lead by now.
+            let mut answers = answers.into_iter();
+            for caller in callers {
+                caller.answer(&mut answers);
+            }
+            if !leads {
                 return false;
             }
         }
         true
     }
 
-    fn writer(&self) -> impl std::ops::DerefMut<Target = Writer> {
+    fn writer(&self) -> impl std::ops::DerefMut<Target = Sequencer> {
         self.writer.lock().expect("panics are caught inside")
     }
 }

@@ -115,14 +115,15 @@ pub struct Together {
 }
 
 impl Together {
-    /// Waits for the answers, in the order of the proposals.
-    pub async fn outcomes(self) -> Vec<Result<Committed, AppendError>> {
-        let answered = match self.answers {
+    /// Waits for the answers, in the order of the proposals. They are told once; a future that is dropped before has
+    /// taken none.
+    pub async fn outcomes(&mut self) -> Vec<Result<Committed, AppendError>> {
+        let answered = match &mut self.answers {
             Some(answers) => answers.await.ok(),
             None => Some(Vec::new()),
         };
         let mut outcomes = answered.unwrap_or_else(|| vec![Err(unanswered()); self.taken]);
-        outcomes.extend(self.refused.into_iter().map(Err));
+        outcomes.extend(self.refused.drain(..).map(Err));
         outcomes
     }
 }

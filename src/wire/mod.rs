@@ -17,6 +17,7 @@ pub mod empty;
 pub mod filter;
 pub mod group;
 mod interactive;
+mod pipeline;
 pub mod query;
 pub mod read_model;
 mod settings;

@@ -34,48 +34,39 @@ const EXPECTED_BYTES: usize = 128 << 10;
 /// Offsets come in chunks, so that a segment of few large events does not pay for many small ones.
 const OFFSETS_IN_CHUNK: usize = 4096;
 
-/// One allocation that is never moved, grown, or written twice at one place.
+/// Memory that is never moved, grown, or written twice at one place.
 #[allow(unsafe_code)]
 mod buffer {
     use std::{
-        alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+        alloc::{Layout, handle_alloc_error},
         ops::Range,
-        ptr::NonNull,
     };
 
-    /// The least that a page has.
-    const PAGE_BYTES: usize = 4096;
+    use memmap2::{MmapMut, MmapRaw};
 
-    /// Zeroed memory. The operating system gives a large one page by page, as it is touched.
+    /// Zeroed memory. The operating system gives it page by page, as it is touched, and has all of it back
+    /// with the buffer: from an allocator's heap, small allocations behind it would keep it.
     pub struct Buffer {
-        start: NonNull<u8>,
-        layout: Layout,
+        memory: MmapRaw,
         /// loom cannot see into raw memory; it sees into this, a cell for each byte.
         #[cfg(feature = "loom")]
         cells: Vec<loom::cell::UnsafeCell<()>>,
     }
 
-    // SAFETY: a buffer owns its memory, as a `Box<[u8]>` does; `write` and `read` say who may call them.
-    unsafe impl Send for Buffer {}
-    // SAFETY: as above; sharing gives out `&[u8]` only where `read`'s contract rules a writer out.
-    unsafe impl Sync for Buffer {}
-
     impl Buffer {
         pub fn new(size: usize) -> Self {
-            let layout = Layout::array::<u8>(size.max(1)).expect("a segment's size is sane");
-            // SAFETY: the layout's size is not 0.
-            let start = unsafe { alloc_zeroed(layout) };
-            let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+            let Ok(memory) = MmapMut::map_anon(size) else {
+                handle_alloc_error(Layout::array::<u8>(size).expect("a segment's size is sane"))
+            };
             Self {
-                start,
-                layout,
+                memory: memory.into(),
                 #[cfg(feature = "loom")]
                 cells: (0..size).map(|_| loom::cell::UnsafeCell::new(())).collect(),
             }
         }
 
         pub fn size(&self) -> usize {
-            self.layout.size()
+            self.memory.len()
         }
 
         /// Copies `bytes` to `at`.
@@ -92,7 +83,7 @@ mod buffer {
             // SAFETY: in bounds by the assertion; exclusive by the caller's promise, so `bytes`, a live
             // shared slice, cannot overlap it.
             unsafe {
-                let target = self.start.as_ptr().add(at);
+                let target = self.memory.as_mut_ptr().add(at);
                 target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             }
         }
@@ -100,19 +91,13 @@ mod buffer {
         /// Asks the system for the pages of the `size` bytes from `at` on: for many at once that costs less than for each
         /// when it is touched. Where the system does not know how, nothing happens.
         pub fn expect_writes(&self, at: usize, size: usize) {
-            let page = |address: usize| address / PAGE_BYTES * PAGE_BYTES;
-            let start = self.start.addr().get();
-            let begin = page(start + at).max(start.next_multiple_of(PAGE_BYTES));
-            let end = page(start + self.size().min(at + size));
-            let Some(size) = end.checked_sub(begin).filter(|size| *size > 0) else { return };
             #[cfg(all(target_os = "linux", not(any(feature = "loom", miri))))]
-            // SAFETY: the pages lie inside the buffer, and what is in them stays as it is.
-            let _ = unsafe {
-                let begin = self.start.as_ptr().with_addr(begin).cast();
-                rustix::mm::madvise(begin, size, rustix::mm::Advice::LinuxPopulateWrite)
+            let _ = {
+                let size = size.min(self.size().saturating_sub(at));
+                self.memory.advise_range(memmap2::Advice::PopulateWrite, at, size)
             };
             #[cfg(not(all(target_os = "linux", not(any(feature = "loom", miri)))))]
-            let _ = size;
+            let _ = (at, size);
         }
 
         /// The bytes of `range`.
@@ -126,16 +111,12 @@ mod buffer {
             for cell in &self.cells[range.clone()] {
                 cell.with(|_| ());
             }
-            // SAFETY: in bounds by the assertion, initialised by `alloc_zeroed`; nobody writes to it by
-            // the caller's promise.
-            unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.len()) }
-        }
-    }
-
-    impl Drop for Buffer {
-        fn drop(&mut self) {
-            // SAFETY: `start` came from `alloc_zeroed` with this layout, and nobody uses it any more.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) }
+            // SAFETY: in bounds by the assertion, zeroed when it was mapped; nobody writes to it by the
+            // caller's promise.
+            unsafe {
+                let start = self.memory.as_ptr().add(range.start);
+                std::slice::from_raw_parts(start, range.len())
+            }
         }
     }
 }
