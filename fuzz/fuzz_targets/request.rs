@@ -36,6 +36,7 @@ use annals::{
         read_model, status, subscribing,
     },
 };
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 
@@ -50,7 +51,7 @@ fn proposal(
         return Ok(None);
     }
     Ok(match kind % 8 {
-        0 => append::proposal(AppendRequest::decode(bytes)?, &limits).ok(),
+        0 => append::proposal(AppendRequest::decode(Bytes::copy_from_slice(bytes))?, &limits).ok(),
         1 => append::commit_proposal(CommitRequest::decode(bytes)?, &limits).ok(),
         2 => {
             let _ = subscribing::subscribe(SubscribeRequest::decode(bytes)?, &limits);
@@ -109,7 +110,7 @@ static HISTORY: LazyLock<Store> = LazyLock::new(|| {
         let event = NewEvent::new(id, &stream, &event_type, &tags, occurred, body);
         let write = Write { stream, events: event.into(), expected: None };
         let (_, leads) = store
-            .submit(Proposal { writes: vec![write], ..Proposal::default() })
+            .submit(Proposal { writes: [write].into(), ..Proposal::default() })
             .expect("there is room");
         assert!(leads && !store.lead(1));
     }

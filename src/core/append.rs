@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::{
@@ -14,11 +15,14 @@ use super::{
     retention::Setting,
 };
 
+/// Something for each stream that a commit writes to: nearly always for one.
+pub type Writes<T> = SmallVec<[T; 1]>;
+
 /// One commit as it is proposed: written all or not at all. Whoever builds one has made sure that no
 /// two writes have the same stream, no two events the same id, and that it is within the limits.
 #[derive(Debug, Clone, Default)]
 pub struct Proposal {
-    pub writes: Vec<Write>,
+    pub writes: Writes<Write>,
     pub conditions: Vec<Condition>,
     /// Decide and answer as if, and write nothing.
     pub validate_only: bool,
@@ -60,7 +64,7 @@ pub struct Condition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     /// One for each write, in their order.
-    pub writes: Vec<Written>,
+    pub writes: Writes<Written>,
     /// The least and the greatest position; both 0 where nothing was written (`validate_only`, or a
     /// proposal that only checks).
     pub first: Position,

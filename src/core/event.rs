@@ -1,5 +1,6 @@
 //! Events on their way in: valid once they exist, and encoded but for what the sequencer gives them.
 
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::{
@@ -37,7 +38,8 @@ impl NewEvent {
 /// Events to append to one stream, in their order: their bodies are in one piece, and are made and dropped as one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewEvents {
-    heads: Vec<Head>,
+    /// Of one event without an allocation.
+    heads: SmallVec<[Head; 1]>,
     bodies: Vec<u8>,
 }
 
@@ -67,7 +69,7 @@ impl NewEventView<'_> {
 impl NewEvents {
     /// None yet, and room for so many with so many bytes together.
     pub fn with_capacity(events: usize, bytes: usize) -> Self {
-        Self { heads: Vec::with_capacity(events), bodies: Vec::with_capacity(bytes) }
+        Self { heads: SmallVec::with_capacity(events), bodies: Vec::with_capacity(bytes) }
     }
 
     /// Adds an event, whose body has the name of the stream. How many bytes its record can take, at most.

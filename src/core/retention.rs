@@ -164,7 +164,7 @@ impl Setting {
         let body = Body { data, ..Body::default() };
         let event = NewEvent::new(id, &stream, &name(event_type), &[], None, body);
         let write = Write { stream, events: event.into(), expected: None };
-        Proposal { writes: vec![write], setting: Some(self), ..Proposal::default() }
+        Proposal { writes: [write].into(), setting: Some(self), ..Proposal::default() }
     }
 }
 

@@ -53,6 +53,10 @@ pub struct Store {
 }
 
 /// What waits for the writer.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are proposals, and one that is alone allocates nothing"
+)]
 enum Waiting {
     Proposal(Proposal, oneshot::Sender<Outcome>),
     /// Handed in together, and answered together.
@@ -361,7 +365,7 @@ mod model {
             |id| NewEvent::new(Uuid::from_u128(id), &stream, &name("T"), &[], None, body.clone());
         let events = vec![event(2 * id), event(2 * id + 1)].into();
         Proposal {
-            writes: vec![Write { stream: stream.clone(), events, expected }],
+            writes: [Write { stream: stream.clone(), events, expected }].into(),
             ..Proposal::default()
         }
     }
@@ -485,7 +489,7 @@ mod tests {
         let text = "x".repeat(bytes);
         let body = Body { correlation_id: &text, ..Body::default() };
         let event = NewEvent::new(Uuid::from_u128(id), &stream, &event_type, &[], None, body);
-        let writes = vec![Write { stream, events: event.into(), expected: None }];
+        let writes = [Write { stream, events: event.into(), expected: None }].into();
         Proposal { writes, ..Proposal::default() }
     }
 

@@ -162,7 +162,7 @@ fn compaction_requested() -> Proposal {
     let (stream, event_type) = (name("$compaction"), name("$compaction-requested"));
     let event = NewEvent::new(Uuid::now_v7(), &stream, &event_type, &[], None, Body::default());
     Proposal {
-        writes: vec![Write { stream, events: event.into(), expected: None }],
+        writes: [Write { stream, events: event.into(), expected: None }].into(),
         ..Proposal::default()
     }
 }

@@ -4,19 +4,21 @@
 //! build.rs puts the four requests below where the generated ones would be, in the server only; their encoding is
 //! the same, as an embedded message and bytes have the same.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, iter, ops::Range};
 
-use bytes::Bytes;
-use prost::Message;
+use bytes::{Buf, Bytes};
+use prost::{DecodeError, Message};
+use tonic::codec::DecodeBuf;
 use uuid::Uuid;
 
 use super::{
+    codec::Incoming,
     content_type::{Kind, kind},
     convert::{At, Check, InvalidRequest, METADATA_VALUE_BYTES_MAX, TEXT_BYTES_MAX, timestamp},
     proto::v1,
 };
 use crate::core::{
-    append::{Committed, Condition, Proposal, Write, Written},
+    append::{Committed, Condition, Proposal, Write, Writes, Written},
     event::NewEvents,
     limits::Limits,
     log::{
@@ -31,27 +33,111 @@ const CONTENT_TYPE_BYTES_MAX: usize = 128;
 const WRITES_MAX: usize = 1000;
 const CONDITIONS_MAX: usize = 16;
 
-/// `annals.v1.AppendRequest`.
-#[derive(Clone, PartialEq, Message)]
+/// `annals.v1.AppendRequest`, whose stream and events stay where they lie.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct AppendRequest {
-    #[prost(string, tag = "1")]
-    pub stream: String,
-    /// `annals.v1.NewEvent`s.
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub events: Vec<Bytes>,
-    #[prost(uint64, optional, tag = "3")]
-    pub expected_version: Option<u64>,
-    #[prost(message, repeated, tag = "4")]
-    pub conditions: Vec<v1::AppendCondition>,
-    #[prost(bool, tag = "5")]
-    pub validate_only: bool,
+    bytes: Bytes,
+    stream: Range<usize>,
+    /// How many there are.
+    events: usize,
+    expected_version: Option<u64>,
+    conditions: Vec<v1::AppendCondition>,
+    validate_only: bool,
 }
 
 /// `annals.v1.AppendStreamRequest`.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct AppendStreamRequest {
-    #[prost(message, optional, tag = "1")]
     pub append: Option<AppendRequest>,
+}
+
+impl AppendRequest {
+    /// The request that `bytes` are, by protobuf's rules.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        if let Some(request) = Self::read(&bytes) {
+            return Ok(request);
+        }
+        // What is wrong is prost's to say; what it passes over and `take_field` does not, is left out.
+        let bytes = v1::AppendRequest::decode(bytes)?.encode_to_vec().into();
+        Ok(Self::read(&bytes).expect("prost has made it"))
+    }
+
+    fn read(bytes: &Bytes) -> Option<Self> {
+        let mut request = Self { bytes: bytes.clone(), ..Self::default() };
+        let mut rest = &bytes[..];
+        while let Some(field) = take_field(&mut rest).ok()? {
+            match field {
+                (1, Value::Bytes(stream)) => {
+                    let end = bytes.len() - rest.len();
+                    request.stream = end - str::from_utf8(stream).ok()?.len()..end;
+                }
+                (2, Value::Bytes(_)) => request.events += 1,
+                (3, Value::Number(version)) => request.expected_version = Some(version),
+                (4, Value::Bytes(condition)) => {
+                    request.conditions.push(v1::AppendCondition::decode(condition).ok()?);
+                }
+                (5, Value::Number(validate_only)) => request.validate_only = validate_only != 0,
+                (1..=5, _) => return None,
+                _ => {}
+            }
+        }
+        Some(request)
+    }
+
+    fn stream(&self) -> &str {
+        str::from_utf8(&self.bytes[self.stream.clone()]).expect("it was read")
+    }
+
+    /// `annals.v1.NewEvent`s.
+    fn events(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let mut rest = &self.bytes[..];
+        iter::from_fn(move || {
+            loop {
+                if let (2, Value::Bytes(event)) = take_field(&mut rest).expect("it was read")? {
+                    return Some(event);
+                }
+            }
+        })
+    }
+}
+
+impl Incoming for AppendRequest {
+    fn receive(buf: &mut DecodeBuf<'_>) -> Result<Self, DecodeError> {
+        Self::decode(buf.copy_to_bytes(buf.remaining()))
+    }
+}
+
+impl AppendStreamRequest {
+    /// The request that `bytes` are, by protobuf's rules.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        if let Some(request) = Self::read(&bytes) {
+            return Ok(request);
+        }
+        let bytes = v1::AppendStreamRequest::decode(bytes)?.encode_to_vec().into();
+        Ok(Self::read(&bytes).expect("prost has made it"))
+    }
+
+    fn read(bytes: &Bytes) -> Option<Self> {
+        let mut append = None;
+        let mut rest = &bytes[..];
+        while let Some(field) = take_field(&mut rest).ok()? {
+            match field {
+                // Several are merged, which prost does.
+                (1, Value::Bytes(message)) if append.is_none() => {
+                    append = Some(AppendRequest::read(&bytes.slice_ref(message))?);
+                }
+                (1, _) => return None,
+                _ => {}
+            }
+        }
+        Some(Self { append })
+    }
+}
+
+impl Incoming for AppendStreamRequest {
+    fn receive(buf: &mut DecodeBuf<'_>) -> Result<Self, DecodeError> {
+        Self::decode(buf.copy_to_bytes(buf.remaining()))
+    }
 }
 
 /// `annals.v1.StreamWrite`.
@@ -293,27 +379,27 @@ impl Check {
         }
     }
 
-    fn write(
+    fn write<'a>(
         &mut self,
         at: &At<'_>,
-        write: StreamWrite,
+        write: &Sending<'a, impl Iterator<Item = &'a [u8]> + Clone>,
         budget: &mut Budget,
         limits: &Limits,
     ) -> Option<Write> {
-        let StreamWrite { stream, events, expected_version } = write;
-        let name = self.stream(at.field("stream"), &stream, limits);
+        let Sending { stream, count, events, expected_version } = write;
+        let name = self.stream(at.field("stream"), stream, limits);
         let field = at.field("events");
-        budget.events += events.len();
+        budget.events += count;
         if budget.events > limits.commit_events_max {
             let max = limits.commit_events_max;
             self.wrong(field, format_args!("make more than {max} events in one commit"));
             return None;
         }
         // A body is about as long as the event was, and has the stream's name.
-        let size = events.iter().map(|event| event.len() + stream.len()).sum();
-        let mut checked = NewEvents::with_capacity(events.len(), size);
-        for (index, event) in events.iter().enumerate() {
-            let size = self.event(&field.index(index), event, &stream, &mut checked, limits);
+        let size = events.clone().map(|event| event.len() + stream.len()).sum();
+        let mut checked = NewEvents::with_capacity(*count, size);
+        for (index, event) in events.clone().enumerate() {
+            let size = self.event(&field.index(index), event, stream, &mut checked, limits);
             budget.bytes += size.unwrap_or(0);
         }
         if budget.bytes > limits.commit_size_bytes_max {
@@ -370,6 +456,15 @@ impl Check {
     }
 }
 
+/// What is to be written to one stream, as it was sent.
+struct Sending<'a, Events> {
+    stream: &'a str,
+    count: usize,
+    /// `annals.v1.NewEvent`s.
+    events: Events,
+    expected_version: Option<u64>,
+}
+
 /// What a commit has used of its limits.
 #[derive(Default)]
 struct Budget {
@@ -378,18 +473,20 @@ struct Budget {
 }
 
 /// The proposal that a request is.
-pub fn proposal(request: AppendRequest, limits: &Limits) -> Result<Proposal, InvalidRequest> {
-    let AppendRequest { stream, events, expected_version, conditions, validate_only } = request;
+pub fn proposal(mut request: AppendRequest, limits: &Limits) -> Result<Proposal, InvalidRequest> {
+    let AppendRequest { events: count, expected_version, validate_only, .. } = request;
+    let conditions = std::mem::take(&mut request.conditions);
     let mut check = Check::default();
-    if events.is_empty() {
+    if count == 0 {
         check.wrong(At::Root.field("events"), "must not be empty");
     }
-    let write = StreamWrite { stream, events, expected_version };
-    let write = check.write(&At::Root, write, &mut Budget::default(), limits);
+    let (stream, events) = (request.stream(), request.events());
+    let write = Sending { stream, count, events, expected_version };
+    let write = check.write(&At::Root, &write, &mut Budget::default(), limits);
     check.ids_once(write.as_slice(), |_| At::Root);
     let conditions = check.conditions(conditions, limits);
     check.finish(write.map(|write| Proposal {
-        writes: vec![write],
+        writes: [write].into(),
         conditions,
         validate_only,
         setting: None,
@@ -405,18 +502,22 @@ pub fn commit_proposal(
     let mut check = Check::default();
     let root = At::Root;
     let field = root.field("writes");
-    let mut checked: Vec<Write> = Vec::new();
+    let mut checked = Writes::<Write>::new();
     if writes.iter().all(|write| write.events.is_empty()) {
         check.wrong(field, "must have at least one event");
     }
     if check.at_most(field, writes.len(), WRITES_MAX, "entries") {
         let (mut budget, mut streams) = (Budget::default(), HashSet::new());
-        for (index, write) in writes.into_iter().enumerate() {
+        for (index, write) in writes.iter().enumerate() {
             let at = field.index(index);
-            if write.events.is_empty() && write.expected_version.is_none() {
+            let StreamWrite { stream, events, expected_version } = write;
+            let (count, expected_version) = (events.len(), *expected_version);
+            if count == 0 && expected_version.is_none() {
                 check.wrong(at, "has neither events nor an expected version");
             }
-            let Some(write) = check.write(&at, write, &mut budget, limits) else { continue };
+            let events = events.iter().map(|event| &event[..]);
+            let write = Sending { stream, count, events, expected_version };
+            let Some(write) = check.write(&at, &write, &mut budget, limits) else { continue };
             if !streams.insert(write.stream.clone()) {
                 check.wrong(at.field("stream"), "is written to by another write of this commit");
             }
@@ -498,6 +599,30 @@ mod tests {
         })
     }
 
+    fn append() -> impl Strategy<Value = v1::AppendRequest> {
+        let conditions = collection::vec(
+            any::<u64>().prop_map(|after| v1::AppendCondition { filters: Vec::new(), after }),
+            0..3,
+        );
+        let (events, version) = (collection::vec(event(), 0..3), option::of(any::<u64>()));
+        (text(), events, version, conditions, any::<bool>()).prop_map(
+            |(stream, events, expected_version, conditions, validate_only)| v1::AppendRequest {
+                stream,
+                events,
+                expected_version,
+                conditions,
+                validate_only,
+            },
+        )
+    }
+
+    fn as_generated(append: AppendRequest) -> v1::AppendRequest {
+        let event = |event| v1::NewEvent::decode(event).expect("it is one");
+        let (stream, events) = (append.stream().to_owned(), append.events().map(event).collect());
+        let AppendRequest { expected_version, conditions, validate_only, .. } = append;
+        v1::AppendRequest { stream, events, expected_version, conditions, validate_only }
+    }
+
     fn as_sent(event: &v1::NewEvent) -> Sent<'_> {
         Sent {
             id: &event.id,
@@ -558,22 +683,83 @@ mod tests {
             prop_assert_eq!(refused, Err(Some("metadata")));
         }
 
+        /// Two encodings, one behind the other, are one message.
         #[test]
-        fn requests_are_encoded_as_the_generated_ones_are(
-            stream in text(),
-            events in collection::vec(event(), 0..3),
-            expected_version in option::of(any::<u64>()),
-            after in any::<u64>(),
-            validate_only in any::<bool>(),
+        fn appends_are_read_as_prost_reads_them(first in append(), second in append(), unknown in 6u32..99) {
+            let mut bytes = first.encode_to_vec();
+            prost::encoding::fixed32::encode(unknown, &7, &mut bytes);
+            second.encode(&mut bytes).expect("there is room");
+            let prosts = v1::AppendRequest::decode(&bytes[..]).expect("it is one");
+            let ours = AppendRequest::decode(bytes.into()).expect("it is one, too");
+            prop_assert_eq!(&as_generated(ours), &prosts);
+
+            let mut bytes = v1::AppendStreamRequest { append: Some(first) }.encode_to_vec();
+            let ours = AppendStreamRequest::decode(bytes.clone().into()).expect("it is one");
+            let prosts = v1::AppendStreamRequest::decode(&bytes[..]).expect("it is one, too");
+            prop_assert_eq!(ours.append.map(as_generated), prosts.append);
+            v1::AppendStreamRequest { append: Some(second) }.encode(&mut bytes).expect("there is room");
+            let ours = AppendStreamRequest::decode(bytes.clone().into()).expect("it is one");
+            let prosts = v1::AppendStreamRequest::decode(&bytes[..]).expect("it is one, too");
+            prop_assert_eq!(ours.append.map(as_generated), prosts.append);
+        }
+
+        /// But for what is inside of events, which is looked at later, prost refuses what ours does, and says why.
+        #[test]
+        fn broken_appends_are_refused(
+            append in append(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            pipelined in any::<bool>(),
         ) {
-            let conditions = vec![v1::AppendCondition { filters: Vec::new(), after }];
-            let write = v1::StreamWrite { stream: stream.clone(), events: events.clone(), expected_version };
-            let commit = v1::CommitRequest { writes: vec![write], conditions: conditions.clone(), validate_only };
-            let append = v1::AppendRequest { stream, events, expected_version, conditions, validate_only };
-            let message = v1::AppendStreamRequest { append: Some(append) };
-            let bytes = message.encode_to_vec();
-            let ours = AppendStreamRequest::decode(&bytes[..]).expect("it is one");
-            prop_assert_eq!(ours.encode_to_vec(), bytes);
+            let mut bytes = if pipelined {
+                v1::AppendStreamRequest { append: Some(append) }.encode_to_vec()
+            } else {
+                append.encode_to_vec()
+            };
+            prop_assume!(!bytes.is_empty());
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let bytes = Bytes::from(bytes);
+            let (ours, prosts) = if pipelined {
+                let ours = AppendStreamRequest::decode(bytes.clone()).map(|it| it.append);
+                (ours, v1::AppendStreamRequest::decode(bytes).map(|it| it.append))
+            } else {
+                let ours = AppendRequest::decode(bytes.clone()).map(Some);
+                (ours, v1::AppendRequest::decode(bytes).map(Some))
+            };
+            match (ours, prosts) {
+                (Ok(ours), Ok(prosts)) => prop_assert_eq!(ours.map(as_generated), prosts),
+                (Err(ours), Err(prosts)) => prop_assert_eq!(ours.to_string(), prosts.to_string()),
+                (Ok(ours), Err(_)) => {
+                    let ours = ours.expect("prost refuses nothing that is not there");
+                    let broken = |event| v1::NewEvent::decode(event).is_err();
+                    prop_assert!(ours.events().any(broken));
+                }
+                (ours, prosts) => prop_assert!(false, "{:?} {:?}", ours, prosts),
+            }
+        }
+
+        /// prost passes over groups, as protobuf did before its third version.
+        #[test]
+        fn unknown_groups_are_passed_over(append in append(), field in 6u8..16, pipelined in any::<bool>()) {
+            let group = [field << 3 | 3, field << 3 | 4];
+            let bytes = [&group, &append.encode_to_vec()[..]].concat();
+            let ours = AppendRequest::decode(bytes.clone().into()).expect("it is one");
+            prop_assert_eq!(&as_generated(ours), &append);
+            let mut nested = Vec::new();
+            prost::encoding::bytes::encode(1, &bytes, &mut nested);
+            if pipelined {
+                nested.extend(group);
+            }
+            let ours = AppendStreamRequest::decode(nested.into()).expect("it is one");
+            prop_assert_eq!(ours.append.map(as_generated), Some(append));
+        }
+
+        #[test]
+        fn commits_are_encoded_as_the_generated_ones_are(append in append()) {
+            let v1::AppendRequest { stream, events, expected_version, conditions, validate_only } = append;
+            let write = v1::StreamWrite { stream, events, expected_version };
+            let commit = v1::CommitRequest { writes: vec![write], conditions, validate_only };
             let bytes = commit.encode_to_vec();
             let ours = CommitRequest::decode(&bytes[..]).expect("it is one");
             prop_assert_eq!(ours.encode_to_vec(), bytes);

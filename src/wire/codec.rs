@@ -4,11 +4,23 @@
 
 use std::marker::PhantomData;
 
-use prost::Message;
+use prost::{DecodeError, Message};
 use tonic::{
     Status,
     codec::{DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
+
+/// A message as it comes.
+pub trait Incoming: Sized {
+    /// The message that `buf` has, all of it.
+    fn receive(buf: &mut DecodeBuf<'_>) -> Result<Self, DecodeError>;
+}
+
+impl<M: Message + Default> Incoming for M {
+    fn receive(buf: &mut DecodeBuf<'_>) -> Result<Self, DecodeError> {
+        M::decode(buf)
+    }
+}
 
 /// Encodes `T`, decodes `U`.
 #[derive(Debug, Clone)]
@@ -23,7 +35,7 @@ impl<T, U> Default for Codec<T, U> {
 impl<T, U> tonic::codec::Codec for Codec<T, U>
 where
     T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    U: Incoming + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
@@ -50,11 +62,11 @@ impl<T: Message, U> Encoder for Codec<T, U> {
     }
 }
 
-impl<T, U: Message + Default> Decoder for Codec<T, U> {
+impl<T, U: Incoming> Decoder for Codec<T, U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        U::decode(buf).map(Some).map_err(|error| super::status::undecodable(&error))
+        U::receive(buf).map(Some).map_err(|error| super::status::undecodable(&error))
     }
 }

@@ -285,7 +285,7 @@ impl Commit {
         let event = |id| NewEvent::new(id, &stream, &name("T"), &[], None, body.clone());
         let events = self.ids().map(event).collect();
         Proposal {
-            writes: vec![Write { stream: stream.clone(), events, expected: None }],
+            writes: [Write { stream: stream.clone(), events, expected: None }].into(),
             ..Proposal::default()
         }
     }

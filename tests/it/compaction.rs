@@ -124,7 +124,7 @@ fn append(stream: usize, first: u128, events: u128, size: usize) -> Proposal {
     };
     let events = (first..first + events).map(event).collect();
     Proposal {
-        writes: vec![Write { stream: stream.clone(), events, expected: None }],
+        writes: [Write { stream: stream.clone(), events, expected: None }].into(),
         ..Proposal::default()
     }
 }

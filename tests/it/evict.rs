@@ -47,7 +47,7 @@ fn proposal(id: u128, stream: &str, size: usize) -> Proposal {
     let (stream, tag) = (name(stream), name(&format!("tag-{id}")));
     let event = NewEvent::new(Uuid::from_u128(id), &stream, &name("Made"), &[tag], None, body);
     let write = Write { stream, events: event.into(), expected: None };
-    Proposal { writes: vec![write], ..Proposal::default() }
+    Proposal { writes: [write].into(), ..Proposal::default() }
 }
 
 fn scan(history: &Arc<History>, filter: &Filter, direction: Direction, after: u64) -> Scan {

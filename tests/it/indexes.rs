@@ -48,7 +48,7 @@ fn append(store: &Store, number: u128, size: usize) {
     let body = Body { data: Data::Text(&text), ..Body::default() };
     let event = NewEvent::new(Uuid::from_u128(number), &stream, &event_type, &tags, None, body);
     let write = Write { stream, events: event.into(), expected: None };
-    let proposal = Proposal { writes: vec![write], ..Proposal::default() };
+    let proposal = Proposal { writes: [write].into(), ..Proposal::default() };
     let (mut answer, _) = store.submit(proposal).unwrap();
     while store.lead(1) {}
     answer.try_recv().unwrap().unwrap();

@@ -69,7 +69,7 @@ impl Stage {
         };
         let events = (0..events).map(|_| event()).collect();
         let write = Write { stream: stream.clone(), events, expected: None };
-        let proposal = Proposal { writes: vec![write], ..Proposal::default() };
+        let proposal = Proposal { writes: [write].into(), ..Proposal::default() };
         let (mut answer, leads) = self.store.submit(proposal).unwrap();
         assert!(leads && !self.store.lead(1), "nobody else calls");
         answer.try_recv().unwrap().unwrap();

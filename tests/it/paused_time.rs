@@ -49,7 +49,7 @@ fn append(store: &Store, occurred_at: Option<Timestamp>, body: Body<'_>) {
     let event = NewEvent::new(Uuid::new_v4(), &stream, &event_type, &[], occurred_at, body);
     let write = Write { stream, events: event.into(), expected: None };
     let proposal = Proposal {
-        writes: vec![write],
+        writes: [write].into(),
         conditions: Vec::new(),
         validate_only: false,
         setting: None,

@@ -530,7 +530,7 @@ impl Caller {
             })
             .collect();
         let write = Write { stream: name(stream), events, expected: None };
-        Proposal { writes: vec![write], ..Proposal::default() }
+        Proposal { writes: [write].into(), ..Proposal::default() }
     }
 }
 

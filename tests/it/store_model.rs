@@ -460,7 +460,7 @@ fn after_a_failed_write_or_sync_nothing_is_seen_and_nothing_is_taken() {
             let event = caller.event(0);
             let write =
                 Write { stream: name(STREAMS[0]), events: event.event().into(), expected: None };
-            Proposal { writes: vec![write], ..Proposal::default() }
+            Proposal { writes: [write].into(), ..Proposal::default() }
         };
         assert!(append(&store, new()).is_ok());
         for _ in 0..3 {
@@ -519,7 +519,7 @@ fn a_full_store_refuses_what_is_new_and_answers_what_is_not() {
         let event = caller.event(0);
         let stream = name(event.stream);
         let write = Write { stream, events: event.event().into(), expected: None };
-        Proposal { writes: vec![write], ..Proposal::default() }
+        Proposal { writes: [write].into(), ..Proposal::default() }
     };
     let first = new();
     assert!(append(&store, first.clone()).is_ok());
@@ -546,7 +546,7 @@ fn a_caller_does_not_lead_where_a_thread_will() {
     store.led_by(std::thread::current());
     let event = Caller::default().event(0);
     let write = Write { stream: name(event.stream), events: event.event().into(), expected: None };
-    let proposal = Proposal { writes: vec![write], ..Proposal::default() };
+    let proposal = Proposal { writes: [write].into(), ..Proposal::default() };
     let (mut answer, leads) = store.submit(proposal).unwrap();
     assert!(!leads && answer.try_recv().is_err());
     store.lead_from_now_on(None, || true);

@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::{Sequencer, version};
 use crate::core::{
-    append::{AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Written},
+    append::{
+        AppendError, BREAKING_POSITIONS_MAX, Committed, Condition, Proposal, Writes, Written,
+    },
     event::NewEventView,
     filter::plan,
     index::ids::Place,
@@ -19,7 +21,7 @@ use crate::core::{
 /// A refusal, or what there is to write.
 pub(super) enum Decision {
     Answer(Committed),
-    Write(Vec<Written>),
+    Write(Writes<Written>),
 }
 
 impl Sequencer {
@@ -33,7 +35,7 @@ impl Sequencer {
         if let Some(answer) = self.repeat(proposal, places)? {
             return Ok(Decision::Answer(answer));
         }
-        let mut writes = Vec::with_capacity(proposal.writes.len());
+        let mut writes = Writes::with_capacity(proposal.writes.len());
         for write in &proposal.writes {
             let actual = version(&self.history, &write.stream, &mut self.permit);
             let gone = self.history.retention.gone(write.stream.as_str(), actual, self.head);
@@ -108,7 +110,7 @@ impl Sequencer {
             }
         };
         let (mut first, mut last) = (Position::MAX, Position::ZERO);
-        let mut writes = Vec::with_capacity(proposal.writes.len());
+        let mut writes = Writes::with_capacity(proposal.writes.len());
         for write in &proposal.writes {
             let mut written = Written { first: Version::ZERO, last: Version::ZERO };
             for event in write.events.iter() {

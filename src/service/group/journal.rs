@@ -17,7 +17,7 @@ use super::{
     window::{Checkpoint, Parked, ToPark},
 };
 use crate::core::{
-    append::{Proposal, Write},
+    append::{Proposal, Write, Writes},
     clock::Timestamp,
     event::NewEvent,
     filter::Filter,
@@ -136,7 +136,7 @@ impl Change<'_> {
                 (CHECKPOINT_PREFIX, vec![(CHECKPOINT, note(*created, checkpoint))])
             }
         };
-        let mut writes = vec![write(prefix, group, events)];
+        let mut writes = Writes::from([write(prefix, group, events)]);
         if let Self::Parked(_, created, checkpoint) = self {
             let note = note(*created, checkpoint);
             writes.push(write(CHECKPOINT_PREFIX, group, vec![(CHECKPOINT, note)]));

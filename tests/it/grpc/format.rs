@@ -165,7 +165,7 @@ fn record(commits: &[Vec<Said>], micros: i64) -> (Reader, Vec<RecordedEvent>) {
             events: events.into(),
             expected: None,
         };
-        let proposal = Proposal { writes: vec![write], ..Proposal::default() };
+        let proposal = Proposal { writes: [write].into(), ..Proposal::default() };
         let (mut answer, leads) = store.submit(proposal).unwrap();
         assert!(leads && !store.lead(1));
         answer.try_recv().unwrap().unwrap();
