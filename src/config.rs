@@ -77,6 +77,8 @@ pub struct Config {
     pub models_size_bytes_max: Option<usize>,
     /// What one document of a read model may have, bytes: 1 to 8 MiB, 1 MiB.
     pub document_size_bytes_max: usize,
+    /// Threads that serve calls, 1 to 1024, or 0: as many as there are cores, which is the default.
+    pub worker_threads: usize,
     /// A connection is asked whether it is alive when it has been quiet for so long, 100 ms to 1 h: 30 s.
     pub keep_alive_interval: Duration,
     /// And is dropped if it does not answer for so long, 100 ms to 1 h: 10 s. So half-open ones end.
@@ -113,6 +115,7 @@ impl Default for Config {
             models_max: 1000,
             models_size_bytes_max: None,
             document_size_bytes_max: 1 << 20,
+            worker_threads: 0,
             keep_alive_interval: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(10),
@@ -197,6 +200,7 @@ pub const OPTIONS: &[Spec] = &[
     option!("models-max", "N", models_max, count(1..=100_000), "Versions of read models that there are at once; more are refused"),
     option!("models-size-max-bytes", "BYTES", models_size_bytes_max, memory, "The documents of all read models with their keys, such as 4GiB; more are refused"),
     option!("document-size-max-bytes", "BYTES", document_size_bytes_max, bytes(1..=8 << 20), "One document of a read model"),
+    option!("worker-threads", "N", worker_threads, count(0..=1024), "Threads that serve calls; 0: as many as there are cores"),
     option!("keep-alive-interval", "DURATION", keep_alive_interval, interval, "Ask a connection that has been quiet for so long whether it is alive"),
     option!("keep-alive-timeout", "DURATION", keep_alive_timeout, interval, "Drop a connection that does not answer for so long"),
     option!("shutdown-timeout", "DURATION", shutdown_timeout, duration(Duration::from_hours(1)), "How long calls have to end when the server stops"),

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr};
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, runtime::Runtime};
 use tracing::{info, warn};
 
 use super::{CliError, output::Output, with_causes};
@@ -82,14 +82,21 @@ pub fn run(args: ServeArgs) -> Result<(), CliError> {
     }
     telemetry::init(&loaded.config.log_level, loaded.config.log_format)
         .map_err(|error| CliError::Failed(error.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
+    let runtime = runtime(loaded.config.worker_threads)
         .map_err(|error| CliError::file("the runtime", error))?;
     let result = runtime.block_on(serve(loaded));
     // What is left had its time, in `server::run`.
     runtime.shutdown_background();
     result
+}
+
+/// One of so many threads, or, where that is 0, of as many as there are cores.
+fn runtime(worker_threads: usize) -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if worker_threads > 0 {
+        builder.worker_threads(worker_threads);
+    }
+    builder.enable_all().build()
 }
 
 async fn serve(loaded: Loaded) -> Result<(), CliError> {
@@ -139,5 +146,17 @@ fn cannot_listen(listen: SocketAddr, error: io::Error) -> CliError {
         ))
     } else {
         CliError::file(format!("cannot listen on {listen}"), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_served_by_as_many_threads_as_were_asked_for_or_as_there_are_cores() {
+        let threads = |asked| runtime(asked).expect("there is one").metrics().num_workers();
+        let cores = std::thread::available_parallelism().expect("it is known").get();
+        assert_eq!([threads(1), threads(3), threads(0)], [1, 3, cores]);
     }
 }
