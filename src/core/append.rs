@@ -18,6 +18,9 @@ use super::{
 /// Something for each stream that a commit writes to: nearly always for one.
 pub type Writes<T> = SmallVec<[T; 1]>;
 
+/// What is decided together, and the answers: of one without an allocation.
+pub type Batch<T> = SmallVec<[T; 1]>;
+
 /// One commit as it is proposed: written all or not at all. Whoever builds one has made sure that no
 /// two writes have the same stream, no two events the same id, and that it is within the limits.
 #[derive(Debug, Clone, Default)]

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    append::{AppendError, Committed, Proposal, Queue},
+    append::{AppendError, Batch, Committed, Proposal, Queue},
     clock::Clock,
     combiner::Combiner,
     commit_log::CommitLogError,
@@ -270,9 +270,8 @@ impl Store {
     /// Decides what waits, for the leader: at most `rounds` batches. Whether it still leads.
     pub fn lead(&self, rounds: usize) -> bool {
         for _ in 0..rounds {
-            let (mut proposals, mut callers, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
-            let mut answers = Vec::new();
-            let mut bytes = 0;
+            let (mut proposals, mut callers) = (Batch::new(), Batch::new());
+            let (mut tasks, mut bytes) = (Vec::new(), 0);
             let mut sequencer = self.writer();
             let count = self.waiting.take(BATCH_MAX, |waiting| match waiting {
                 Waiting::Proposal(proposal, caller) => {
@@ -296,11 +295,9 @@ impl Store {
             let now = self.clock.now_micros();
             // A broken invariant must not leave the callers waiting: they are told, nothing more is
             // taken, and reads go on below the watermark.
-            let applied =
-                catch_unwind(AssertUnwindSafe(|| sequencer.apply(&proposals, now, &mut answers)));
+            let applied = catch_unwind(AssertUnwindSafe(|| sequencer.apply(&proposals, now)));
             if applied.is_err() {
                 sequencer.refuse_from_now_on(CommitLogError::new("an invariant does not hold"));
-                answers.clear();
             }
             self.tell_if_broken(&sequencer);
             for task in tasks {
@@ -313,7 +310,7 @@ impl Store {
             self.give_back(proposals.len(), bytes);
             let leads = self.waiting.done(count);
             // Answers wake tasks, and may wake threads: somebody else may lead by now.
-            let mut answers = answers.into_iter();
+            let mut answers = applied.unwrap_or_default().into_iter();
             for caller in callers {
                 caller.answer(&mut answers);
             }

@@ -19,7 +19,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use self::decide::Decision;
 use super::{
-    append::{AppendError, Committed, Proposal, Written},
+    append::{AppendError, Batch, Committed, Proposal, Written},
     clock::Timestamp,
     commit_log::{CommitLog, CommitLogError},
     history::History,
@@ -144,9 +144,8 @@ impl Sequencer {
         &mut self,
         batch: &[Proposal],
         now_micros: i64,
-        answers: &mut Vec<Result<Committed, AppendError>>,
-    ) {
-        answers.clear();
+    ) -> Batch<Result<Committed, AppendError>> {
+        let mut answers = Batch::with_capacity(batch.len());
         let before = self.head;
         let writes = batch.iter().flat_map(|proposal| &proposal.writes);
         let ids = writes.flat_map(|write| write.events.iter()).map(|event| event.id);
@@ -174,11 +173,12 @@ impl Sequencer {
             None => self.log.publish(self.head),
             // Also a refusal may rest on what is not safe.
             Some(error) => {
-                for answer in answers {
+                for answer in &mut answers {
                     *answer = Err(AppendError::OutcomeUnknown(error.clone()));
                 }
             }
         }
+        answers
     }
 
     /// Decides one proposal, and writes it. What is below `floor` is dropped.
