@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, pin::Pin, vec};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use prost::Message;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
@@ -36,8 +36,10 @@ pub struct Pipeline {
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     /// `None` once they have ended, in one way or another.
     requests: Option<Streaming<AppendStreamRequest>>,
+    /// What is being handed in: conditions are looked at first, which may take its time.
+    handing_in: Option<Group<BoxFuture<'static, Together>>>,
     /// What was handed in, and is not answered.
-    groups: VecDeque<Group>,
+    groups: VecDeque<Group<Together>>,
     /// What became of the group before them.
     outcomes: Outcomes,
     /// How many requests were answered.
@@ -45,11 +47,11 @@ pub struct Pipeline {
 }
 
 /// Requests that have come together.
-struct Group {
+struct Group<T> {
     /// For each of them why it was refused before it was handed in, if it was.
     requests: Vec<Result<(), Status>>,
     /// The others.
-    together: Together,
+    together: T,
     /// How the call ends behind them, if it does.
     end: Option<Status>,
 }
@@ -84,6 +86,7 @@ impl Pipeline {
             limits,
             stop: Box::pin(stop.cancelled_owned()),
             requests: Some(requests),
+            handing_in: None,
             groups: VecDeque::new(),
             outcomes: Outcomes::default(),
             count: 0,
@@ -100,26 +103,28 @@ impl Pipeline {
             if let Some(end) = self.outcomes.end.take() {
                 return Some(Err(end));
             }
-            let room = self.groups.len() < GROUPS_MAX;
-            let (group, requests) = (self.groups.front_mut(), self.requests.as_mut());
+            let room = self.handing_in.is_none() && self.groups.len() < GROUPS_MAX;
+            let requests = self.requests.as_mut().filter(|_| room);
             // What is not waited for to its end is waited for again: nothing is lost.
             tokio::select! {
                 biased;
-                Some(handed_in) = outcomes(group) => {
+                Some(handed_in) = outcomes(self.groups.front_mut()) => {
                     let Group { requests, end, .. } = self.groups.pop_front()?;
                     let (requests, handed_in) = (requests.into_iter(), handed_in.into_iter());
                     self.outcomes = Outcomes { requests, handed_in, end };
                 }
-                Some(request) = request(requests.filter(|_| room), &mut self.stop) => {
-                    self.hand_in(request).await;
+                Some(together) = together(self.handing_in.as_mut()) => {
+                    let Group { requests, end, .. } = self.handing_in.take()?;
+                    self.groups.push_back(Group { requests, together, end });
                 }
+                Some(request) = request(requests, &mut self.stop) => self.hand_in(request),
                 else => return None,
             }
         }
     }
 
     /// Hands in what has come, `first` and what is behind it.
-    async fn hand_in(&mut self, first: Result<Option<AppendStreamRequest>, Status>) {
+    fn hand_in(&mut self, first: Result<Option<AppendStreamRequest>, Status>) {
         let (mut requests, mut proposals) = (Vec::new(), Vec::new());
         let mut end = None;
         let mut next = Some(first);
@@ -139,13 +144,21 @@ impl Pipeline {
                 }
             }
         }
-        let together = self.service.submit(proposals).await;
-        self.groups.push_back(Group { requests, together, end });
+        let service = self.service.clone();
+        let together = async move { service.submit(proposals).await }.boxed();
+        self.handing_in = Some(Group { requests, together, end });
     }
 }
 
+/// What is handed in, if something is.
+async fn together(group: Option<&mut Group<BoxFuture<'static, Together>>>) -> Option<Together> {
+    Some((&mut group?.together).await)
+}
+
 /// What became of a group, if there is one.
-async fn outcomes(group: Option<&mut Group>) -> Option<Vec<Result<Committed, AppendError>>> {
+async fn outcomes(
+    group: Option<&mut Group<Together>>,
+) -> Option<Vec<Result<Committed, AppendError>>> {
     Some(group?.together.outcomes().await)
 }
 
