@@ -53,6 +53,10 @@ mod buffer {
         cells: Vec<loom::cell::UnsafeCell<()>>,
     }
 
+    // SAFETY: the memory may be shared, as `MmapRaw` says; loom checks every access to the cells.
+    #[cfg(feature = "loom")]
+    unsafe impl Sync for Buffer {}
+
     impl Buffer {
         pub fn new(size: usize) -> Self {
             let Ok(memory) = MmapMut::map_anon(size) else {
