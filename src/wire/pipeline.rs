@@ -28,8 +28,8 @@ const GROUPS_MAX: usize = 8;
 const TOGETHER_MAX: usize = 128;
 
 /// One `AppendStream`. What has come is handed in together, and no answer is waited for before more is read. Whoever sends
-/// the answers does all of it: nothing is read faster than answers are taken, and no task is woken between a request
-/// and its answer.
+/// the answers does all of it: nothing is read faster than answers are taken, and where callers lead (in memory mode) and
+/// nobody else does just then, no task is woken between a request and its answer.
 pub struct Pipeline {
     service: CommandService,
     limits: Limits,
