@@ -27,7 +27,7 @@ use annals::{
     },
     service::group::journal::Created,
     wire::{
-        append::{self, AppendRequest, CommitRequest},
+        append::{self, AppendRequest, AppendStreamRequest, CommitRequest},
         consume, filter, group,
         proto::v1::{
             ConsumeRequest, CountRequest, CreateGroupRequest, SettleRequest, SubscribeRequest,
@@ -51,7 +51,11 @@ fn proposal(
         return Ok(None);
     }
     Ok(match kind % 8 {
-        0 => append::proposal(AppendRequest::decode(Bytes::copy_from_slice(bytes))?, &limits).ok(),
+        0 => {
+            let bytes = Bytes::copy_from_slice(bytes);
+            let _ = AppendStreamRequest::decode(bytes.clone());
+            append::proposal(AppendRequest::decode(bytes)?, &limits).ok()
+        }
         1 => append::commit_proposal(CommitRequest::decode(bytes)?, &limits).ok(),
         2 => {
             let _ = subscribing::subscribe(SubscribeRequest::decode(bytes)?, &limits);
