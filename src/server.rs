@@ -4,8 +4,9 @@ use std::{io, sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes, transport::Server};
+use tonic::{codec::CompressionEncoding, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::Layer;
 
 use crate::{
     bare_disk::BareDisk,
@@ -47,19 +48,13 @@ use crate::{
         },
         query::Queries,
         read_model::ReadModels,
+        serve::{KeepAlive, serve},
         subscription::Subscriptions,
     },
 };
 
 /// A request is a commit and what is around it: conditions, names, protobuf's own.
 const REQUEST_OVERHEAD_BYTES: usize = 4 << 20;
-/// What a client may send on one call before we have read it, and on one connection.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Calls open at once on one connection.
-const CALLS_OF_A_CONNECTION_MAX: u32 = 4096;
-/// The headers of one call, counted as HTTP/2 counts (RFC 9113, 6.5.2). More is answered with HTTP status 431.
-const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 /// A health check names a service.
 const HEALTH_REQUEST_BYTES_MAX: usize = 4 << 10;
 /// So many files are kept for other things than connections: segments, read models, what the runtime needs.
@@ -68,9 +63,6 @@ const FILES_BESIDE_CONNECTIONS: usize = 256;
 /// Why the server could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The listener failed.
-    #[error("the server failed")]
-    Transport(#[from] tonic::transport::Error),
     /// The history cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -97,7 +89,7 @@ pub async fn run(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let storage = storage::open(&config, &clock).await?;
     let store = Arc::clone(&storage.store);
-    let (mut health, health_service) = tonic_health::server::health_reporter();
+    let (health, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
@@ -123,46 +115,26 @@ pub async fn run(
     tokio::spawn(watch_the_log(store.broken(), health.clone()));
     let incoming =
         connections::accept(listener, load.connections.clone(), config.keep_alive_timeout);
-    let serving = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(CALLS_OF_A_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(config.keep_alive_interval))
-        .http2_keepalive_timeout(Some(config.keep_alive_timeout))
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .layer(Admission::new(
-            load.calls.clone(),
-            load.limits.requests_bytes_max,
-            load.limits.request_bytes_max,
-        ))
-        .layer(CallLayer::new(stop.clone()))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, {
-            let stop = stop.clone();
-            async move {
-                stop.cancelled().await;
-                // "" is the server as a whole.
-                for service in SERVICES.iter().chain(&[""]) {
-                    health.set_service_status(*service, ServingStatus::NotServing).await;
-                }
-                // Whoever watches is told that, and then it ends: a watch has no end of its own, and
-                // would hold the server until the deadline.
-                for service in SERVICES.iter().chain(&[""]) {
-                    health.clear_service_status(service).await;
-                }
-            }
-        });
+    let admission = Admission::new(
+        load.calls.clone(),
+        load.limits.requests_bytes_max,
+        load.limits.request_bytes_max,
+    );
+    let service = admission.layer(CallLayer::new(stop.clone()).layer(routes.prepare()));
+    let keep_alive =
+        KeepAlive { interval: config.keep_alive_interval, timeout: config.keep_alive_timeout };
+    let serving = serve(incoming, service, keep_alive, stop.clone());
+    let serving = async { tokio::join!(serving, told_that_it_stops(health, &stop)) };
     let too_late = async {
         stop.cancelled().await;
         tokio::time::sleep(config.shutdown_timeout).await;
     };
-    let served = tokio::select! {
-        served = serving => served,
+    tokio::select! {
+        _ = serving => {}
         () = too_late => {
             tracing::warn!("calls were still open at the deadline; they are dropped");
-            Ok(())
         }
-    };
+    }
     // Groups note where they are; then what still waits is decided and made safe.
     groups.stopped().await;
     tokio::task::spawn_blocking(move || {
@@ -172,7 +144,20 @@ pub async fn run(
     .await
     .ok();
     tracing::info!(head = %store.history().log.watermark().get(), "stopped");
-    Ok(served?)
+    Ok(())
+}
+
+/// Whoever watches the health is told that it ends, and then it does: a watch has no end of its own, and would hold the
+/// server until the deadline.
+async fn told_that_it_stops(mut health: HealthReporter, stop: &CancellationToken) {
+    stop.cancelled().await;
+    // "" is the server as a whole.
+    for service in SERVICES.iter().chain(&[""]) {
+        health.set_service_status(*service, ServingStatus::NotServing).await;
+    }
+    for service in SERVICES.iter().chain(&[""]) {
+        health.clear_service_status(service).await;
+    }
 }
 
 /// What the server takes at once.

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod append;
+pub mod bell;
 pub mod clock;
 pub mod combiner;
 pub mod commit_log;

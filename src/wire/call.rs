@@ -1,7 +1,7 @@
 //! What surrounds every call: its span, and its deadline.
 //!
-//! tonic's own timeout ends at the response headers, so that a stream runs on for ever, and it answers
-//! CANCELLED. Here the deadline is the call's to its last byte, and it answers `DEADLINE_EXCEEDED`.
+//! The deadline is the call's to its last byte, and it answers `DEADLINE_EXCEEDED`. (The timeout of tonic's transport, which
+//! we do without, ends at the response headers, so that a stream runs on for ever, and it answers CANCELLED.)
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,7 @@ use tracing::Instrument;
 use super::{proto::DESCRIPTORS, status};
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
-/// tonic's timeout is outside of this one and starts a moment earlier; so much earlier do we answer.
+/// The client's own clock was started a moment earlier, and knows nothing of the call; so much earlier do we answer.
 const EARLIER: Duration = Duration::from_millis(2);
 
 /// How long the client is ready to wait, as its headers say: at most 8 digits and a unit

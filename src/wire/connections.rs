@@ -39,9 +39,9 @@ pub fn accept(
     listener: TcpListener,
     places: Places,
     silence: Duration,
-) -> impl Stream<Item = io::Result<Connection>> {
+) -> impl Stream<Item = Connection> {
     let door = Door { listener, places, extra: Places::new(EXTRA_MAX), silence, full: false };
-    stream::unfold(door, |mut door| async move { Some((Ok(door.next().await), door)) })
+    stream::unfold(door, |mut door| async move { Some((door.next().await, door)) })
 }
 
 struct Door {

@@ -37,9 +37,12 @@ pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, FormatError> {
 /// The varint at the start of `bytes`, and how many bytes it takes.
 #[inline]
 pub(super) fn read_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
-    // Nearly all are tags and lengths, of one byte.
+    // Nearly all are tags and lengths, of one byte or two.
     match bytes {
         [byte, ..] if byte & 0x80 == 0 => Ok((u64::from(*byte), 1)),
+        [low, high, ..] if high & 0x80 == 0 => {
+            Ok((u64::from(low & 0x7f) | u64::from(*high) << 7, 2))
+        }
         _ => read_long_varint(bytes),
     }
 }
@@ -77,9 +80,21 @@ pub enum Value<'a> {
 /// Takes the next field off `bytes`, its number and what it holds; `None` at the end.
 #[inline]
 pub fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, FormatError> {
-    if bytes.is_empty() {
-        return Ok(None);
+    let [key, rest @ ..] = *bytes else { return Ok(None) };
+    // Nearly all are of bytes, and of the first 15 numbers: the key is one byte.
+    if key & 0x87 == LENGTH && key >> 3 > 0 {
+        let (length, size) = read_varint(rest)?;
+        let (value, rest) = usize::try_from(length)
+            .ok()
+            .and_then(|length| rest[size..].split_at_checked(length))
+            .ok_or(FormatError::Truncated)?;
+        *bytes = rest;
+        return Ok(Some((u64::from(key >> 3), Value::Bytes(value))));
     }
+    take_any_field(bytes).map(Some)
+}
+
+fn take_any_field<'a>(bytes: &mut &'a [u8]) -> Result<(u64, Value<'a>), FormatError> {
     let key = u32::try_from(take_varint(bytes)?).map_err(|_| FormatError::Tag)?;
     let fixed = |bytes: &mut &'a [u8], size: usize| {
         let (head, rest) = bytes.split_at_checked(size).ok_or(FormatError::Truncated)?;
@@ -100,6 +115,6 @@ pub fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, 
     };
     match u64::from(key >> 3) {
         0 => Err(FormatError::Tag),
-        number => Ok(Some((number, value))),
+        number => Ok((number, value)),
     }
 }
