@@ -201,7 +201,8 @@ impl Check {
         }
         let mut sorted = Vec::with_capacity(count);
         for write in writes {
-            sorted.extend(write.events.iter().map(|event| *event.id));
+            // As numbers, which compare in one step.
+            sorted.extend(write.events.iter().map(|event| event.id.as_u128()));
         }
         sorted.sort_unstable();
         if sorted.is_sorted_by(|a, b| a < b) {
