@@ -21,6 +21,9 @@ use crate::core::bell::Bell;
 
 /// So often what the task runs is polled again, where it has woken itself, before other tasks get their turn.
 const ROUNDS_MAX: usize = 64;
+/// So many calls it runs at once; more have tasks of their own, which other cores can take. Of thousands that come together each
+/// would be gone from the cache when its turn comes.
+const RUN_MAX: usize = 256;
 
 /// Starts the calls of one connection, for hyper: as tasks, or to be run by the connection's.
 #[derive(Clone, Default)]
@@ -28,13 +31,15 @@ pub struct Calls(Arc<Mutex<Started>>);
 
 #[derive(Default)]
 struct Started {
-    /// The connection's task runs the next one.
+    /// The connection's task runs the next one, if it has room.
     run_next: bool,
+    /// How many it runs, itself among them.
+    running: usize,
     to_run: Vec<BoxFuture<'static, ()>>,
 }
 
 impl Calls {
-    /// The connection's task runs the next call that is started.
+    /// The connection's task runs the next call that is started, if it does not run too many.
     pub fn run_next(&self) {
         self.started().run_next = true;
     }
@@ -50,7 +55,8 @@ where
 {
     fn execute(&self, call: F) {
         let mut started = self.started();
-        if std::mem::take(&mut started.run_next) {
+        let has_room = started.running + started.to_run.len() <= RUN_MAX;
+        if std::mem::take(&mut started.run_next) && has_room {
             // As where a task panics: the call ends, the connection does not.
             started.to_run.push(AssertUnwindSafe(call).catch_unwind().map(drop).boxed());
         } else {
@@ -90,16 +96,17 @@ impl Future for ConnectionTask {
             this.alarm.bell.attend();
             let mut inner = Context::from_waker(&this.waker);
             while let Poll::Ready(Some(())) = this.running.poll_next_unpin(&mut inner) {}
-            let started = std::mem::take(&mut this.calls.started().to_run);
-            if started.is_empty() {
-                if this.running.is_empty() {
-                    return Poll::Ready(());
-                }
-                if this.alarm.bell.leave() {
-                    return Poll::Pending;
-                }
+            let mut started = this.calls.started();
+            let nothing_new = started.to_run.is_empty();
+            this.running.extend(started.to_run.drain(..));
+            started.running = this.running.len();
+            drop(started);
+            if this.running.is_empty() {
+                return Poll::Ready(());
             }
-            this.running.extend(started);
+            if nothing_new && this.alarm.bell.leave() {
+                return Poll::Pending;
+            }
             // Whoever has none left is told again and again that there is something to do.
             if !coop::has_budget_remaining() {
                 break;
@@ -264,5 +271,43 @@ mod tests {
         ConnectionTask::new(connection, calls).await;
         assert_eq!(told.recv().await, Some((true, None)));
         assert!(matches!(told.recv().await, Some((false, Some(_)))));
+    }
+
+    /// Seen to fail without the bound.
+    #[tokio::test]
+    async fn of_very_many_calls_some_have_tasks_of_their_own() {
+        const CALLS: usize = 2 * RUN_MAX;
+        let (tell, mut told) = channel(CALLS);
+        let calls = Calls::default();
+        let started = calls.clone();
+        let connection = async move {
+            // The first ones run when the others come.
+            for _ in 0..2 {
+                for _ in 0..CALLS / 2 {
+                    let tell = tell.clone();
+                    started.run_next();
+                    started.execute(async move {
+                        tokio::task::yield_now().await;
+                        tell.try_send(tokio::task::try_id()).expect("there is room");
+                    });
+                }
+                let mut waited = false;
+                poll_fn(|context| {
+                    context.waker().wake_by_ref();
+                    if std::mem::replace(&mut waited, true) {
+                        Poll::Ready(())
+                    } else {
+                        Poll::Pending
+                    }
+                })
+                .await;
+            }
+        };
+        ConnectionTask::new(connection, calls).await;
+        let mut run = 0;
+        while let Some(task) = told.recv().await {
+            run += usize::from(task.is_none());
+        }
+        assert!((RUN_MAX..CALLS).contains(&run), "{run}");
     }
 }
