@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(runtime.poll(&mut task), Poll::Ready(()));
     }
 
-    /// Seen to fail without the bound.
+    /// Seen not to end without the bound.
     #[test]
     fn it_gives_way_to_other_tasks() {
         let restless = poll_fn(|context| {

@@ -241,13 +241,7 @@ impl IdWriter {
         // Relaxed: nobody else writes.
         let old = || entries.iter().map(|entry| entry.load(Ordering::Relaxed));
         let is_kept = |old: &u64| *old != 0 && position_of(*old) >= self.floor;
-        let kept = if self.floor == Position::ZERO {
-            // All but the one that comes.
-            self.counts[shard] as usize - 1
-        } else {
-            old().filter(is_kept).count()
-        };
-        let count = kept + 1;
+        let count = old().filter(is_kept).count() + 1;
         // Where nothing is below the floor: a quarter more.
         let capacity = if count < entries.len() / 2 {
             SHARD_CAPACITY_MIN.max(2 * count)

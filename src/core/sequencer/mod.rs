@@ -42,10 +42,6 @@ use super::{
 const FORGOTTEN_FOR_EACH: usize = 4;
 const FORGOTTEN_AT_LEAST: usize = 16;
 
-/// Where the ids of so many events belong is loaded together, or of one proposal's where they are more: of many more it
-/// would be gone from the cache again when it is looked at.
-const TOUCHED_TOGETHER: usize = 128;
-
 /// The write side of a store.
 pub struct Sequencer {
     log: LogWriter,
@@ -156,17 +152,11 @@ impl Sequencer {
         let mut places = std::mem::take(&mut self.places);
         places.clear();
         places.extend(ids.map(|id| self.history.ids.place(id)));
+        self.ids.touch(&places);
         let mut rest = &places[..];
-        let mut touched = 0;
         let mut floor = self.history.log.first();
         for proposal in batch {
             let events = proposal.writes.iter().map(|write| write.events.len()).sum();
-            if events > touched {
-                let more = rest.len().min((touched + TOUCHED_TOGETHER).max(events));
-                self.ids.touch(&rest[touched..more]);
-                touched = more;
-            }
-            touched -= events;
             let (places, after) = rest.split_at(events);
             rest = after;
             if self.when_full == WhenFull::Evict && self.broken.is_none() {
