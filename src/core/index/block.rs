@@ -216,18 +216,23 @@ impl Block {
         }
     }
 
-    /// Whether it was taken; not if the block is full or packed, or the position is too far from its first.
-    pub fn push(&self, position: u64, _: &mut SoleWriter) -> bool {
-        let Offsets::Open { len, cells } = &self.offsets else { return false };
+    /// Adds the positions from `from` to `to`, as many as it takes: none if the block is packed, or full, or `from` is too far
+    /// from its first. The first one that it has not taken.
+    pub fn push(&self, from: u64, to: u64, _: &mut SoleWriter) -> u64 {
+        let Offsets::Open { len, cells } = &self.offsets else { return from };
+        let Ok(offset) = u32::try_from(from - self.first) else { return from };
         // Relaxed: nobody else writes it.
-        let last = len.load(Ordering::Relaxed);
-        let Ok(offset) = u32::try_from(position - self.first) else { return false };
-        let Some(cell) = cells.get(index(last)) else { return false };
-        // Relaxed: published by the store below.
-        cell.store(offset, Ordering::Relaxed);
-        // Release, pairs with the Acquire in `Block::len`: whoever sees the length sees the entry.
-        len.store(last + 1, Ordering::Release);
-        true
+        let before = len.load(Ordering::Relaxed);
+        let free = &cells[index(before)..];
+        let mut taken = 0;
+        for (cell, offset) in free.iter().zip(offset..=u32::MAX).take(index(to + 1 - from)) {
+            // Relaxed: published by the store below.
+            cell.store(offset, Ordering::Relaxed);
+            taken += 1;
+        }
+        // Release, pairs with the Acquire in `Block::len`: whoever sees the length sees the entries.
+        len.store(before + taken, Ordering::Release);
+        from + u64::from(taken)
     }
 
     /// The same block with no room for more; `None` where that is not smaller.

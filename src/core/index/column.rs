@@ -8,7 +8,7 @@
 //! A number stands for a name: the code that an index map has given it. Statistics are walks over columns
 //! at the speed of memory. (Times have columns of their own: [`times`](super::times).)
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use super::{SoleWriter, sole::Sole};
 use crate::core::{
@@ -124,6 +124,25 @@ impl Cells {
         }
     }
 
+    /// The same of several. It fits.
+    fn fill(&self, indexes: RangeInclusive<usize>, value: u32) {
+        let fits = "the number fits";
+        // As in `set`.
+        let order = Ordering::Relaxed;
+        match self {
+            Self::None => assert_eq!(value, 0, "{fits}"),
+            Self::U8(cells) => {
+                let value = u8::try_from(value).expect(fits);
+                cells[indexes].iter().for_each(|cell| cell.store(value, order));
+            }
+            Self::U16(cells) => {
+                let value = u16::try_from(value).expect(fits);
+                cells[indexes].iter().for_each(|cell| cell.store(value, order));
+            }
+            Self::U32(cells) => cells[indexes].iter().for_each(|cell| cell.store(value, order)),
+        }
+    }
+
     fn allocated(&self) -> usize {
         let width = match self {
             Self::None => 0,
@@ -213,7 +232,30 @@ impl Column {
         grown
     }
 
-    /// The same where the block is another one, or becomes another one.
+    /// The same of all events from `from` to `to`.
+    pub fn push_run(
+        &self,
+        from: Position,
+        to: Position,
+        value: u32,
+        writer: &mut SoleWriter,
+    ) -> usize {
+        let (mut next, mut grown) = (from, 0);
+        while next <= to {
+            // With the first one the block is there, and wide enough.
+            grown += self.push(next, value, writer);
+            let (_, first) = place(next);
+            let more = (to.get() - next.get()).min((BLOCK_LEN - 1 - first) as u64);
+            if let Some((_, cells)) = self.last.get(writer) {
+                let more = usize::try_from(more).expect("below a block's length");
+                cells.fill(first + 1..=first + more, value);
+            }
+            next = next.plus(more + 1);
+        }
+        grown
+    }
+
+    /// The same as [`Column::push`] where the block is another one, or becomes another one.
     fn push_anew(&self, position: Position, value: u32) -> usize {
         let (block, inside) = place(position);
         let blocks = self.blocks.load();

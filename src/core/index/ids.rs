@@ -71,12 +71,48 @@ impl Place {
     }
 }
 
+fn fingerprint_of(entry: u64) -> u32 {
+    u32::try_from(entry >> POSITION_BITS).expect("24 bits")
+}
+
 fn position_of(entry: u64) -> Position {
     Position::new(entry & POSITION_MAX.get())
 }
 
-fn empty(capacity: usize) -> Entries {
-    (0..capacity).map(|_| AtomicU64::new(0)).collect()
+/// A table that is filled once, fastest in the order of the starts.
+struct Filling {
+    entries: Vec<u64>,
+    /// The last start that came in order; and where nothing lies any more, nor behind. Between the two all is taken, so that
+    /// the next one in order belongs there, or at its start, without a look.
+    last: usize,
+    end: usize,
+}
+
+impl Filling {
+    fn with_capacity(capacity: usize) -> Self {
+        Self { entries: vec![0; capacity], last: 0, end: 0 }
+    }
+
+    /// Adds one. There is room.
+    fn put(&mut self, entry: u64) {
+        let capacity = self.entries.len();
+        let start = start(fingerprint_of(entry), capacity);
+        let mut index = start.max(self.end);
+        if start >= self.last && index < capacity {
+            self.last = start;
+        } else {
+            index = start;
+            while self.entries[index] != 0 {
+                index = if index + 1 == capacity { 0 } else { index + 1 };
+            }
+        }
+        self.entries[index] = entry;
+        self.end = self.end.max(index + 1);
+    }
+
+    fn filled(self) -> Entries {
+        self.entries.into_iter().map(AtomicU64::new).collect()
+    }
 }
 
 /// Where the probe for a fingerprint begins: monotone in the fingerprint.
@@ -173,11 +209,12 @@ impl IdWriter {
             shards.iter().map(|entries| u32::try_from(entries.len()).expect("a shard's are few"));
         let counts = counts.collect();
         let restored = shards.into_iter().map(|old| {
-            let entries = empty(SHARD_CAPACITY_MIN.max(old.len() + old.len().div_ceil(4)));
+            let capacity = SHARD_CAPACITY_MIN.max(old.len() + old.len().div_ceil(4));
+            let mut filling = Filling::with_capacity(capacity);
             for entry in old {
-                put(&entries, entry);
+                filling.put(entry);
             }
-            Arc::new(entries)
+            Arc::new(filling.filled())
         });
         let shards: Box<[Arc<Entries>]> = restored.collect();
         let index = Arc::new(IdIndex {
@@ -234,24 +271,33 @@ impl IdWriter {
             let free = place.free.get().filter(|(replaced, _)| *replaced == self.replaced);
             match free {
                 Some((_, free)) => put_from(entries, free as usize, entry),
-                None => put(entries, entry),
+                None => put_from(entries, start(place.fingerprint, entries.len()), entry),
             }
             return;
         }
         // Relaxed: nobody else writes.
-        let old = || entries.iter().map(|entry| entry.load(Ordering::Relaxed));
+        let load = |entry: &AtomicU64| entry.load(Ordering::Relaxed);
         let is_kept = |old: &u64| *old != 0 && position_of(*old) >= self.floor;
-        let count = old().filter(is_kept).count() + 1;
+        let count = if self.floor == Position::ZERO {
+            self.counts[shard] as usize
+        } else {
+            entries.iter().map(load).filter(is_kept).count() + 1
+        };
         // Where nothing is below the floor: a quarter more.
         let capacity = if count < entries.len() / 2 {
             SHARD_CAPACITY_MIN.max(2 * count)
         } else {
             entries.len() + entries.len().div_ceil(4)
         };
-        let larger = empty(capacity);
-        for entry in old().filter(is_kept).chain([entry]) {
-            put(&larger, entry);
+        let mut larger = Filling::with_capacity(capacity);
+        // What lies behind an empty place is nearly in order. (What lies at the beginning may belong to the end.)
+        let empty = entries.iter().position(|entry| load(entry) == 0).unwrap_or(0);
+        let (before, behind) = entries.split_at(empty);
+        for part in [behind, before] {
+            part.iter().map(load).filter(is_kept).for_each(|entry| larger.put(entry));
         }
+        larger.put(entry);
+        let larger = larger.filled();
         self.replaced = self.replaced.wrapping_add(1);
         self.allocated = self.allocated + 8 * larger.len() - 8 * entries.len();
         self.counts[shard] = u32::try_from(count).expect("a shard's are few");
@@ -276,13 +322,7 @@ impl Default for IdWriter {
     }
 }
 
-/// Stores `entry` in the first free place from its start. One is free.
-fn put(entries: &[AtomicU64], entry: u64) {
-    let fingerprint = u32::try_from(entry >> POSITION_BITS).expect("24 bits");
-    put_from(entries, start(fingerprint, entries.len()), entry);
-}
-
-/// The same from `index`, before which none is free.
+/// Stores `entry` in the first free place from `index` on. One is free.
 fn put_from(entries: &[AtomicU64], mut index: usize, entry: u64) {
     // Relaxed: nobody else writes, and the watermark or the snapshot publishes it.
     while entries[index].load(Ordering::Relaxed) != 0 {

@@ -85,17 +85,32 @@ impl IndexMap {
     /// Notes that the event at `position`, which is above all before it, is of `name`, whose code it gives.
     /// The name is one.
     pub fn push(&self, name: &[u8], position: Position, writer: &mut SoleWriter) -> u32 {
+        self.push_run(name, position, position, writer)
+    }
+
+    /// The same of all events from `from` to `to`.
+    pub fn push_run(
+        &self,
+        name: &[u8],
+        from: Position,
+        to: Position,
+        writer: &mut SoleWriter,
+    ) -> u32 {
         let last = self.last.get(writer).take();
         let is_it = |last: &(Name, _, _)| last.0.as_str().as_bytes() == name;
         if let Some(mut last) = last.filter(is_it).or_else(|| self.find(name)) {
             let (_, postings, hold) = &mut last;
-            self.change(postings.list.push_to(hold, position, writer));
+            self.change(postings.list.push_to(hold, from, to, writer));
             let code = postings.code;
             *self.last.get(writer) = Some(last);
             return code;
         }
         let code = self.codes().take();
-        self.insert(Name::any(text(name)), code, PositionList::new(position));
+        let positions = PositionList::new(from);
+        if from < to {
+            positions.push_to(&mut positions.last(), from.next(), to, writer);
+        }
+        self.insert(Name::any(text(name)), code, positions);
         code
     }
 

@@ -73,7 +73,7 @@ impl PositionList {
     /// Adds `position`, which is above all that are in the list. By how many bytes the list has changed:
     /// grown, or less where a full block was packed.
     pub fn push(&self, position: Position, writer: &mut SoleWriter) -> isize {
-        self.push_to(&mut self.last(), position, writer)
+        self.push_to(&mut self.last(), position, position, writer)
     }
 
     /// The writer's own hold on the block that it writes to: good until the list is packed or forgets.
@@ -81,24 +81,39 @@ impl PositionList {
         Last(self.0.with(|blocks| Arc::clone(&blocks[blocks.len() - 1])))
     }
 
-    /// The same as [`PositionList::push`] where the writer has hold of its last block, here or with others.
-    pub fn push_to(&self, hold: &mut Last, position: Position, writer: &mut SoleWriter) -> isize {
-        let position = position.get();
-        if hold.0.push(position, writer) {
-            return 0;
+    /// The same as [`PositionList::push`] of all from `from` to `to`, where the writer has hold of its last block, here or with
+    /// others.
+    pub fn push_to(
+        &self,
+        hold: &mut Last,
+        from: Position,
+        to: Position,
+        writer: &mut SoleWriter,
+    ) -> isize {
+        let (mut next, to) = (from.get(), to.get());
+        let mut change = 0;
+        loop {
+            next = hold.0.push(next, to, writer);
+            if next > to {
+                return change;
+            }
+            change += self.push_anew(hold, next, to);
+            next += 1;
         }
+    }
+
+    /// The same of one position, where its block is to be another one, with room for those up to `to` if they are few.
+    fn push_anew(&self, hold: &mut Last, position: u64, to: u64) -> isize {
         let mut blocks = Vec::clone(&self.0.load());
         let last = blocks.pop().expect("a list is never empty");
         let len = last.len();
         let near = u32::try_from(position - last.first).is_ok();
         let was = last.allocated();
         if blocks.is_empty() && len < BLOCK_COPIED_MAX && near {
-            let larger = Block::new(last.first, last.before, len * 2);
-            for index in 1..len {
-                assert!(larger.push(last.get(index), writer), "twice the room is enough");
-            }
-            assert!(larger.push(position, writer), "twice the room is enough");
-            blocks.push(Arc::new(larger));
+            let all = usize::try_from(to - position).unwrap_or(BLOCK_MAX).saturating_add(len + 1);
+            let room = all.min(BLOCK_COPIED_MAX).next_power_of_two().max(len * 2);
+            let positions = (0..len).map(|index| last.get(index)).chain([position]);
+            blocks.push(Arc::new(Block::of(last.first, last.before, room, positions)));
         } else {
             let before = last.before + len as u64;
             let room = usize::try_from(before / 2).unwrap_or(BLOCK_MAX);

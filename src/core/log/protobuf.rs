@@ -35,7 +35,8 @@ pub fn take_varint(bytes: &mut &[u8]) -> Result<u64, FormatError> {
 }
 
 /// The varint at the start of `bytes`, and how many bytes it takes.
-#[inline]
+#[expect(clippy::inline_always, reason = "as for `take_field`")]
+#[inline(always)]
 pub(super) fn read_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
     // Nearly all are tags and lengths, of one byte or two.
     match bytes {
@@ -47,6 +48,7 @@ pub(super) fn read_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
     }
 }
 
+#[cold]
 fn read_long_varint(bytes: &[u8]) -> Result<(u64, usize), FormatError> {
     let mut value = 0u64;
     for (index, byte) in bytes.iter().take(10).enumerate() {
@@ -78,7 +80,8 @@ pub enum Value<'a> {
 }
 
 /// Takes the next field off `bytes`, its number and what it holds; `None` at the end.
-#[inline]
+#[expect(clippy::inline_always, reason = "by way of memory the answer costs more than the work")]
+#[inline(always)]
 pub fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, FormatError> {
     let [key, rest @ ..] = *bytes else { return Ok(None) };
     // Nearly all are of bytes, and of the first 15 numbers: the key is one byte.
@@ -94,6 +97,7 @@ pub fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, 
     take_any_field(bytes).map(Some)
 }
 
+#[inline(never)]
 fn take_any_field<'a>(bytes: &mut &'a [u8]) -> Result<(u64, Value<'a>), FormatError> {
     let key = u32::try_from(take_varint(bytes)?).map_err(|_| FormatError::Tag)?;
     let fixed = |bytes: &mut &'a [u8], size: usize| {

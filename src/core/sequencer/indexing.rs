@@ -7,7 +7,7 @@ use crate::core::{
     clock::Timestamp,
     commit_log::disk::snapshot::Indexes,
     history::{Columns, History},
-    index::ids::Place,
+    index::{SoleWriter, ids::Place},
     log::{
         format::{self, EventView, Indexed},
         segment::Record,
@@ -65,59 +65,72 @@ impl Sequencer {
         }
     }
 
-    /// Notes the event that was written behind the head in every index, and moves the head. `body` has its fields,
-    /// with or without those of its stamp. What is below `floor` is dropped.
-    pub(super) fn index(
+    /// Notes events of `stream` that were written behind the head, one behind the other, in every index, and moves the head: where
+    /// its id belongs, when it occurred, and its fields, with or without those of its stamp. What is below `floor` is dropped.
+    pub(super) fn index<'a>(
         &mut self,
-        place: &Place,
-        occurred_at: Timestamp,
-        body: &[u8],
+        stream: &[u8],
+        events: impl Iterator<Item = (&'a Place, Timestamp, &'a [u8])>,
         floor: Position,
     ) {
         let (permit, history) = (&mut self.permit, &*self.history);
-        let position = self.head.next();
-        self.ids.insert(place, position);
         let columns = &history.columns;
-        let (mut correlation, mut causation) = (None, None);
-        self.codes.clear();
-        self.codes.resize(history.metadata.len(), 0);
-        columns.occurred.push(position, Some(occurred_at), permit);
-        format::for_each_indexed_raw(body, |indexed| {
-            match indexed {
-                Indexed::OccurredAt(_) => {}
-                Indexed::Stream(stream) => {
-                    let code = history.streams.push(stream, position, permit);
-                    columns.streams.push(position, code, permit);
-                    let category = &stream[..name::category_size(stream)];
-                    let code = history.categories.push(category, position, permit);
-                    columns.categories.push(position, code, permit);
-                }
-                Indexed::Type(name) => {
-                    let code = history.types.push(name, position, permit);
-                    columns.types.push(position, code, permit);
-                }
-                Indexed::Correlation(id) => correlation = Some(id),
-                Indexed::Causation(id) => causation = Some(id),
-                Indexed::Metadata(key, value) => {
-                    let index =
-                        history.metadata.iter().position(|it| it.key.as_str().as_bytes() == key);
-                    if let Some(index) = index {
-                        let values = &history.metadata[index].values;
-                        self.codes[index] = values.push(value, position, permit);
+        let note_type = |name: &[u8], from, to, permit: &mut SoleWriter| {
+            let code = history.types.push_run(name, from, to, permit);
+            columns.types.push_run(from, to, code, permit);
+        };
+        let first = self.head.next();
+        // The type of the last events, and where they begin.
+        let mut types: Option<(&[u8], Position)> = None;
+        for (place, occurred_at, body) in events {
+            let position = self.head.next();
+            self.ids.insert(place, position);
+            let (mut correlation, mut causation) = (None, None);
+            self.codes.clear();
+            self.codes.resize(history.metadata.len(), 0);
+            columns.occurred.push(position, Some(occurred_at), permit);
+            format::for_each_indexed_raw(body, |indexed| {
+                match indexed {
+                    Indexed::OccurredAt(_) | Indexed::Stream(_) => {}
+                    Indexed::Type(name) => match types {
+                        Some((last, _)) if last == name => {}
+                        _ => {
+                            if let Some((last, from)) = types.replace((name, position)) {
+                                note_type(last, from, self.head, permit);
+                            }
+                        }
+                    },
+                    Indexed::Correlation(id) => correlation = Some(id),
+                    Indexed::Causation(id) => causation = Some(id),
+                    Indexed::Metadata(key, value) => {
+                        let mut indexes = history.metadata.iter();
+                        let index = indexes.position(|it| it.key.as_str().as_bytes() == key);
+                        if let Some(index) = index {
+                            let values = &history.metadata[index].values;
+                            self.codes[index] = values.push(value, position, permit);
+                        }
+                    }
+                    Indexed::Tag(tag) => {
+                        history.tags.push(tag, position, permit);
                     }
                 }
-                Indexed::Tag(tag) => {
-                    history.tags.push(tag, position, permit);
-                }
+                true
+            });
+            history.correlations.push(correlation, position, floor, permit);
+            history.causations.push(causation, position, floor, permit);
+            for (index, code) in history.metadata.iter().zip(&self.codes) {
+                index.column.push(position, *code, permit);
             }
-            true
-        });
-        history.correlations.push(correlation, position, floor, permit);
-        history.causations.push(causation, position, floor, permit);
-        for (index, code) in history.metadata.iter().zip(&self.codes) {
-            index.column.push(position, *code, permit);
+            self.head = position;
         }
-        self.head = position;
+        // Events have a type.
+        let Some((last, from)) = types else { return };
+        note_type(last, from, self.head, permit);
+        let code = history.streams.push_run(stream, first, self.head, permit);
+        columns.streams.push_run(first, self.head, code, permit);
+        let category = &stream[..name::category_size(stream)];
+        let code = history.categories.push_run(category, first, self.head, permit);
+        columns.categories.push_run(first, self.head, code, permit);
     }
 
     /// The same for what is left of a removed event: its id and its place in its stream.
@@ -194,21 +207,36 @@ impl Sequencer {
             let positions = self.head.get() + 1..=last.get();
             let trace = |at| reader.trace(Position::new(at)).expect("it was read back");
             let records: Vec<Record<'_>> = positions.map(trace).collect();
-            let events: Vec<_> = records.iter().map(Record::event).collect();
+            let events: Vec<_> = records.iter().map(|record| (record, record.event())).collect();
             let place = |event: &EventView<'_>| self.history.ids.place(&event.stamp.id);
-            let places: Vec<Place> = events.iter().map(place).collect();
+            let places: Vec<Place> = events.iter().map(|(_, event)| place(event)).collect();
             self.ids.touch(&places);
-            for ((event, place), record) in events.iter().zip(&places).zip(&records) {
-                let body = &event.body;
-                self.recorded_at_micros = event.stamp.recorded_at.micros();
-                if record[0] == format::REMOVED_TAG {
-                    self.index_removed(place, body.stream, floor);
+            let mut places = &places[..];
+            let removed = |record: &Record<'_>| record[0] == format::REMOVED_TAG;
+            let alike = |a: &(&Record<'_>, EventView<'_>), b: &(&Record<'_>, EventView<'_>)| {
+                a.1.body.stream == b.1.body.stream && removed(a.0) == removed(b.0)
+            };
+            for run in events.chunk_by(alike) {
+                let (of_run, rest) = places.split_at(run.len());
+                places = rest;
+                let before = self.head;
+                let stream = run[0].1.body.stream;
+                if removed(run[0].0) {
+                    for place in of_run {
+                        self.index_removed(place, stream, floor);
+                    }
                 } else {
-                    self.index(place, event.stamp.occurred_at, format::message(record), floor);
+                    let events = of_run.iter().zip(run).map(|(place, (record, event))| {
+                        (place, event.stamp.occurred_at, format::message(record))
+                    });
+                    self.index(stream.as_bytes(), events, floor);
                 }
-                if body.stream.starts_with('$') {
+                self.recorded_at_micros = run[run.len() - 1].1.stamp.recorded_at.micros();
+                if stream.starts_with('$') {
                     // Nobody sees anything before the end.
-                    self.apply_setting(self.head, head);
+                    for position in before.get() + 1..=self.head.get() {
+                        self.apply_setting(Position::new(position), head);
+                    }
                 }
             }
             progress(last);

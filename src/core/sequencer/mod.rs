@@ -212,9 +212,12 @@ impl Sequencer {
             self.broken = Some(error.clone());
             return Err(AppendError::OutcomeUnknown(error));
         }
-        let events = proposal.writes.iter().flat_map(|write| write.events.iter());
-        for (event, place) in events.zip(places) {
-            self.index(place, event.occurred_at.unwrap_or(recorded_at), event.body, floor);
+        let mut places = places.iter();
+        for write in &proposal.writes {
+            let events = write.events.iter().zip(places.by_ref()).map(|(event, place)| {
+                (place, event.occurred_at.unwrap_or(recorded_at), event.body)
+            });
+            self.index(write.stream.as_str().as_bytes(), events, floor);
         }
         if proposal.setting.is_some() {
             let seen = self.log.log().watermark().get();

@@ -3,7 +3,7 @@
 //! build.rs puts the four requests below where the generated ones would be, in the server only; their encoding is
 //! the same, as an embedded message and bytes have the same.
 
-use std::{iter, ops::Range};
+use std::{iter, mem, ops::Range};
 
 use bytes::{Buf, Bytes};
 use prost::{DecodeError, Message};
@@ -163,9 +163,9 @@ pub struct Sent<'a> {
 }
 
 impl<'a> Sent<'a> {
-    /// The fields of `bytes`, by protobuf's rules: of two alike the last, unknown ones passed over. Or the name of
-    /// one that is not what it should be (none: no field can be told), and why.
-    pub fn read(mut bytes: &'a [u8]) -> Result<Self, (Option<&'static str>, String)> {
+    /// Becomes the event that `bytes` are, by protobuf's rules: of two alike fields the last, unknown ones passed over. Or the
+    /// name of one that is not what it should be (none: no field can be told), and why. What it was before leaves its room.
+    pub fn read(&mut self, mut bytes: &'a [u8]) -> Result<(), (Option<&'static str>, String)> {
         fn text<'a>(
             name: &'static str,
             bytes: &'a [u8],
@@ -173,16 +173,19 @@ impl<'a> Sent<'a> {
             str::from_utf8(bytes).map_err(|_| (Some(name), "is not UTF-8".to_owned()))
         }
         let broken = |name| move |why: FormatError| (name, format!("is not protobuf: {why}"));
-        let mut sent = Self::default();
+        let (mut metadata, mut tags) = (mem::take(&mut self.metadata), mem::take(&mut self.tags));
+        metadata.clear();
+        tags.clear();
+        *self = Self { metadata, tags, ..Self::default() };
         while let Some(field) = take_field(&mut bytes).map_err(broken(None))? {
             match field {
-                (1, Value::Bytes(id)) => sent.id = text("id", id)?,
-                (2, Value::Bytes(name)) => sent.event_type = text("type", name)?,
-                (3, Value::Bytes(data)) => sent.data = Data::Text(text("text", data)?),
-                (4, Value::Bytes(data)) => sent.data = Data::Binary(data),
-                (5, Value::Bytes(name)) => sent.content_type = text("content_type", name)?,
-                (6, Value::Bytes(id)) => sent.correlation_id = text("correlation_id", id)?,
-                (7, Value::Bytes(id)) => sent.causation_id = text("causation_id", id)?,
+                (1, Value::Bytes(id)) => self.id = text("id", id)?,
+                (2, Value::Bytes(name)) => self.event_type = text("type", name)?,
+                (3, Value::Bytes(data)) => self.data = Data::Text(text("text", data)?),
+                (4, Value::Bytes(data)) => self.data = Data::Binary(data),
+                (5, Value::Bytes(name)) => self.content_type = text("content_type", name)?,
+                (6, Value::Bytes(id)) => self.correlation_id = text("correlation_id", id)?,
+                (7, Value::Bytes(id)) => self.causation_id = text("causation_id", id)?,
                 (8, Value::Bytes(mut entry)) => {
                     let (mut key, mut value) = ("", "");
                     let name = "metadata";
@@ -199,11 +202,11 @@ impl<'a> Sent<'a> {
                             _ => {}
                         }
                     }
-                    sent.metadata.push((key, value));
+                    self.metadata.push((key, value));
                 }
-                (9, Value::Bytes(tag)) => sent.tags.push(text("tags", tag)?),
+                (9, Value::Bytes(tag)) => self.tags.push(text("tags", tag)?),
                 (10, Value::Bytes(moment)) => {
-                    let merged = sent.occurred_at.get_or_insert_default().merge(moment);
+                    let merged = self.occurred_at.get_or_insert_default().merge(moment);
                     merged
                         .map_err(|why| (Some("occurred_at"), format!("is not a moment: {why}")))?;
                 }
@@ -213,20 +216,19 @@ impl<'a> Sent<'a> {
                 _ => {}
             }
         }
-        sent.metadata = last_of_each(sent.metadata);
-        Ok(sent)
+        last_of_each(&mut self.metadata);
+        Ok(())
     }
 }
 
-/// The entries in the order of their keys, of two alike the last.
-fn last_of_each<'a>(mut entries: Vec<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
+/// Puts the entries in the order of their keys, of two alike the last.
+fn last_of_each(entries: &mut Vec<(&str, &str)>) {
     if !entries.is_sorted_by(|a, b| a.0 < b.0) {
         // The sort is stable, and `dedup` keeps the first.
         entries.reverse();
         entries.sort_by_key(|entry| entry.0);
         entries.dedup_by_key(|entry| entry.0);
     }
-    entries
 }
 
 #[cfg(test)]
@@ -294,6 +296,11 @@ mod tests {
         v1::AppendRequest { stream, events, expected_version, conditions, validate_only }
     }
 
+    fn sent(bytes: &[u8]) -> Result<Sent<'_>, (Option<&'static str>, String)> {
+        let mut sent = Sent::default();
+        sent.read(bytes).map(|()| sent)
+    }
+
     fn as_sent(event: &v1::NewEvent) -> Sent<'_> {
         Sent {
             id: &event.id,
@@ -320,7 +327,7 @@ mod tests {
             prost::encoding::string::encode(unknown, &"unknown".to_owned(), &mut bytes);
             second.encode(&mut bytes).expect("there is room");
             let prosts = v1::NewEvent::decode(&bytes[..]).expect("it is one");
-            prop_assert_eq!(Sent::read(&bytes), Ok(as_sent(&prosts)));
+            prop_assert_eq!(sent(&bytes), Ok(as_sent(&prosts)));
         }
 
         /// What prost refuses is refused, and what it takes is read in the same way, but for groups.
@@ -334,8 +341,8 @@ mod tests {
             prop_assume!(!bytes.is_empty());
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            match (Sent::read(&bytes), v1::NewEvent::decode(&bytes[..])) {
-                (Ok(sent), Ok(prosts)) => prop_assert_eq!(sent, as_sent(&prosts)),
+            match (sent(&bytes), v1::NewEvent::decode(&bytes[..])) {
+                (Ok(ours), Ok(prosts)) => prop_assert_eq!(ours, as_sent(&prosts)),
                 (Err(_), Err(_)) => {}
                 (Err((None, _)), Ok(_)) => prop_assert!(bytes.iter().any(|byte| byte & 7 == 3)),
                 (ours, prosts) => prop_assert!(false, "{:?} {:?}", ours, prosts),
@@ -350,7 +357,7 @@ mod tests {
             let mut bytes = Vec::new();
             prost::encoding::bytes::encode(8, &entry, &mut bytes);
             prop_assert!(v1::NewEvent::decode(&bytes[..]).is_err());
-            let refused = Sent::read(&bytes).map_err(|(field, _)| field);
+            let refused = sent(&bytes).map_err(|(field, _)| field);
             prop_assert_eq!(refused, Err(Some("metadata")));
         }
 
