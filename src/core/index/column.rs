@@ -103,43 +103,24 @@ impl Cells {
         }
     }
 
-    /// Whether it fits.
-    fn set(&self, index: usize, value: u32) -> bool {
+    /// Notes a number in these cells. Whether it fits.
+    fn set(&self, run: RangeInclusive<usize>, value: u32) -> bool {
         // The watermark publishes it, or the block that it is in.
         let order = Ordering::Relaxed;
         match self {
             Self::None => value == 0,
             Self::U8(cells) => u8::try_from(value).is_ok_and(|value| {
-                cells[index].store(value, order);
+                cells[run].iter().for_each(|cell| cell.store(value, order));
                 true
             }),
             Self::U16(cells) => u16::try_from(value).is_ok_and(|value| {
-                cells[index].store(value, order);
+                cells[run].iter().for_each(|cell| cell.store(value, order));
                 true
             }),
             Self::U32(cells) => {
-                cells[index].store(value, order);
+                cells[run].iter().for_each(|cell| cell.store(value, order));
                 true
             }
-        }
-    }
-
-    /// The same of several. It fits.
-    fn fill(&self, indexes: RangeInclusive<usize>, value: u32) {
-        let fits = "the number fits";
-        // As in `set`.
-        let order = Ordering::Relaxed;
-        match self {
-            Self::None => assert_eq!(value, 0, "{fits}"),
-            Self::U8(cells) => {
-                let value = u8::try_from(value).expect(fits);
-                cells[indexes].iter().for_each(|cell| cell.store(value, order));
-            }
-            Self::U16(cells) => {
-                let value = u16::try_from(value).expect(fits);
-                cells[indexes].iter().for_each(|cell| cell.store(value, order));
-            }
-            Self::U32(cells) => cells[indexes].iter().for_each(|cell| cell.store(value, order)),
         }
     }
 
@@ -219,17 +200,7 @@ impl Column {
     /// Notes the number of the event at `position`, which follows the last one. How many bytes the column
     /// has grown by.
     pub fn push(&self, position: Position, value: u32, writer: &mut SoleWriter) -> usize {
-        let (block, inside) = place(position);
-        let last = self.last.get(writer);
-        if let Some((number, cells)) = last
-            && *number == block
-            && cells.set(inside, value)
-        {
-            return 0;
-        }
-        let grown = self.push_anew(position, value);
-        *last = self.blocks.load().get(block).map(|cells| (block, Arc::clone(cells)));
-        grown
+        self.push_run(position, position, value, writer)
     }
 
     /// The same of all events from `from` to `to`.
@@ -240,42 +211,45 @@ impl Column {
         value: u32,
         writer: &mut SoleWriter,
     ) -> usize {
+        let last = self.last.get(writer);
         let (mut next, mut grown) = (from, 0);
         while next <= to {
-            // With the first one the block is there, and wide enough.
-            grown += self.push(next, value, writer);
-            let (_, first) = place(next);
-            let more = (to.get() - next.get()).min((BLOCK_LEN - 1 - first) as u64);
-            if let Some((_, cells)) = self.last.get(writer) {
-                let more = usize::try_from(more).expect("below a block's length");
-                cells.fill(first + 1..=first + more, value);
+            let (block, first) = place(next);
+            let more = usize::try_from(to.get() - next.get()).unwrap_or(BLOCK_LEN);
+            let run = first..=(BLOCK_LEN - 1).min(first + more);
+            next = next.plus((run.end() - first + 1) as u64);
+            if let Some((number, cells)) = last
+                && *number == block
+                && cells.set(run.clone(), value)
+            {
+                continue;
             }
-            next = next.plus(more + 1);
+            grown += self.push_anew(block, run, value);
+            *last = self.blocks.load().get(block).map(|cells| (block, Arc::clone(cells)));
         }
         grown
     }
 
-    /// The same as [`Column::push`] where the block is another one, or becomes another one.
-    fn push_anew(&self, position: Position, value: u32) -> usize {
-        let (block, inside) = place(position);
+    /// The same where the block is another one, or becomes another one.
+    fn push_anew(&self, block: u64, run: RangeInclusive<usize>, value: u32) -> usize {
         let blocks = self.blocks.load();
-        if blocks.get(block).is_some_and(|cells| cells.set(inside, value)) {
+        if blocks.get(block).is_some_and(|cells| cells.set(run.clone(), value)) {
             return 0;
         }
         let Some(narrow) = blocks.get(block) else {
             // As wide as the one before: it is likely to need that.
             let before = blocks.blocks.last().map_or(0, |cells| cells.largest());
             let cells = Cells::wide(value.max(before));
-            cells.set(inside, value);
+            cells.set(run, value);
             let grown = cells.allocated();
             self.blocks.store(blocks.with(cells));
             return self.grown(grown);
         };
         let wider = Cells::wide(value);
-        for index in 0..inside {
-            wider.set(index, narrow.get(index));
+        for index in 0..*run.start() {
+            wider.set(index..=index, narrow.get(index));
         }
-        wider.set(inside, value);
+        wider.set(run, value);
         let grown = wider.allocated() - narrow.allocated();
         let mut all = blocks.blocks.clone();
         *all.last_mut().expect("the block is the last one") = Arc::new(wider);
@@ -437,15 +411,26 @@ mod tests {
             values in proptest::collection::vec(
                 prop_oneof![30 => 0u32..200, 5 => 0u32..70_000, 1 => any::<u32>()], 1..20_000),
             early in 0usize..3000,
+            runs in proptest::collection::vec((any::<proptest::sample::Index>(), 1usize..9000), 0..4),
         ) {
             let mut writer = SoleWriter::new();
             let column = Column::new();
             let mut allocated = 0;
             // The first ones are small: the block widens later.
-            let values: Vec<u32> = values.iter().enumerate()
+            let mut values: Vec<u32> = values.iter().enumerate()
                 .map(|(index, value)| if index < early { value % 2 } else { *value }).collect();
-            for (index, value) in values.iter().enumerate() {
-                allocated += column.push(position(index), *value, &mut writer);
+            for (begin, len) in runs {
+                let begin = begin.index(values.len());
+                let end = values.len().min(begin + len);
+                let value = values[begin];
+                values[begin..end].fill(value);
+            }
+            let mut begin = 0;
+            for run in values.chunk_by(|a, b| a == b) {
+                let end = begin + run.len();
+                allocated +=
+                    column.push_run(position(begin), position(end - 1), run[0], &mut writer);
+                begin = end;
             }
             prop_assert_eq!(column.allocated(), allocated);
             let mut bytes = Vec::new();

@@ -107,9 +107,7 @@ impl IndexMap {
         }
         let code = self.codes().take();
         let positions = PositionList::new(from);
-        if from < to {
-            positions.push_to(&mut positions.last(), from.next(), to, writer);
-        }
+        positions.push_to(&mut positions.last(), from.next(), to, writer);
         self.insert(Name::any(text(name)), code, positions);
         code
     }

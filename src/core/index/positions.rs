@@ -317,6 +317,8 @@ mod tests {
                 proptest::collection::vec(prop_oneof![2000 => 1u64..4, 1 => 1u64 << 31..1 << 33], 1..6000),
                 proptest::collection::vec(prop_oneof![20 => 1u64..400, 1 => 1u64 << 17..1 << 18], 1..3000),
                 proptest::collection::vec(prop_oneof![20 => 1u64..4, 1 => 1u64 << 31..1 << 33], 1..1500),
+                // Runs.
+                proptest::collection::vec(prop_oneof![300 => Just(1u64), 1 => 2u64..1 << 33], 1..6000),
             ],
             probes in proptest::collection::vec(any::<proptest::sample::Index>(), 20),
         ) {
@@ -324,16 +326,17 @@ mod tests {
             let mut model: Vec<u64> = Vec::new();
             let mut list: Option<PositionList> = None;
             for gap in gaps {
-                let position = model.last().copied().unwrap_or(0) + gap;
-                model.push(position);
-                match &list {
-                    None => list = Some(PositionList::new(Position::new(position))),
-                    Some(list) => {
-                        let before = list.allocated();
-                        let grown = list.push(Position::new(position), &mut writer);
-                        prop_assert_eq!(list.allocated(), before.strict_add_signed(grown));
-                    }
-                }
+                model.push(model.last().copied().unwrap_or(0) + gap);
+            }
+            for run in model.chunk_by(|a, b| a + 1 == *b) {
+                let (first, last) = (Position::new(run[0]), Position::new(run[run.len() - 1]));
+                let (list, from) = match &list {
+                    None => (&*list.insert(PositionList::new(first)), first.next()),
+                    Some(list) => (list, first),
+                };
+                let before = list.allocated();
+                let grown = list.push_to(&mut list.last(), from, last, &mut writer);
+                prop_assert_eq!(list.allocated(), before.strict_add_signed(grown));
             }
             let list = list.expect("at least one");
             let mut bytes = Vec::new();

@@ -327,7 +327,13 @@ mod tests {
             prost::encoding::string::encode(unknown, &"unknown".to_owned(), &mut bytes);
             second.encode(&mut bytes).expect("there is room");
             let prosts = v1::NewEvent::decode(&bytes[..]).expect("it is one");
-            prop_assert_eq!(sent(&bytes), Ok(as_sent(&prosts)));
+            let alone = second.encode_to_vec();
+            let mut sent = Sent::default();
+            prop_assert_eq!(sent.read(&bytes), Ok(()));
+            prop_assert_eq!(&sent, &as_sent(&prosts));
+            // Nothing of it is left in the next one.
+            prop_assert_eq!(sent.read(&alone), Ok(()));
+            prop_assert_eq!(&sent, &as_sent(&second));
         }
 
         /// What prost refuses is refused, and what it takes is read in the same way, but for groups.
