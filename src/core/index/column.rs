@@ -8,7 +8,7 @@
 //! A number stands for a name: the code that an index map has given it. Statistics are walks over columns
 //! at the speed of memory. (Times have columns of their own: [`times`](super::times).)
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use super::{SoleWriter, sole::Sole};
 use crate::core::{
@@ -104,7 +104,7 @@ impl Cells {
     }
 
     /// Notes a number in these cells. Whether it fits.
-    fn set(&self, run: RangeInclusive<usize>, value: u32) -> bool {
+    fn set(&self, run: Range<usize>, value: u32) -> bool {
         // The watermark publishes it, or the block that it is in.
         let order = Ordering::Relaxed;
         match self {
@@ -216,8 +216,8 @@ impl Column {
         while next <= to {
             let (block, first) = place(next);
             let more = usize::try_from(to.get() - next.get()).unwrap_or(BLOCK_LEN);
-            let run = first..=(BLOCK_LEN - 1).min(first + more);
-            next = next.plus((run.end() - first + 1) as u64);
+            let run = first..BLOCK_LEN.min(first + more + 1);
+            next = next.plus(run.len() as u64);
             if let Some((number, cells)) = last
                 && *number == block
                 && cells.set(run.clone(), value)
@@ -231,7 +231,7 @@ impl Column {
     }
 
     /// The same where the block is another one, or becomes another one.
-    fn push_anew(&self, block: u64, run: RangeInclusive<usize>, value: u32) -> usize {
+    fn push_anew(&self, block: u64, run: Range<usize>, value: u32) -> usize {
         let blocks = self.blocks.load();
         if blocks.get(block).is_some_and(|cells| cells.set(run.clone(), value)) {
             return 0;
@@ -246,8 +246,8 @@ impl Column {
             return self.grown(grown);
         };
         let wider = Cells::wide(value);
-        for index in 0..*run.start() {
-            wider.set(index..=index, narrow.get(index));
+        for index in 0..run.start {
+            wider.set(index..index + 1, narrow.get(index));
         }
         wider.set(run, value);
         let grown = wider.allocated() - narrow.allocated();
