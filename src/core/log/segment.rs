@@ -11,8 +11,10 @@
 //! so this file is sound by itself, whatever its callers do. Unsafe code: `Buffer`.
 
 use std::{
+    io,
     ops::Range,
     sync::{Arc, OnceLock},
+    thread::{self, JoinHandle},
 };
 
 use bytes::Bytes;
@@ -31,6 +33,11 @@ use crate::core::{
 pub const SEGMENT_SIZE_BYTES: usize = 40 << 20;
 /// So much memory of a segment is asked for ahead: half as many pages or twice as many gain as much (docs/benchmarks.md).
 const EXPECTED_BYTES: usize = 128 << 10;
+/// From this size on a thread asks ahead of the writer. What is smaller, or grows slowly, stays small.
+const AHEAD_FROM_BYTES: usize = 1 << 20;
+/// When no more than this is left of what was asked for, the thread asks for as much again: with four times as much
+/// at once others wait for the processor (docs/benchmarks.md).
+const AHEAD_BYTES: usize = 1 << 20;
 /// Offsets come in chunks, so that a segment of few large events does not pay for many small ones.
 const OFFSETS_IN_CHUNK: usize = 4096;
 
@@ -92,16 +99,17 @@ mod buffer {
             }
         }
 
-        /// Asks the system for the pages of the `size` bytes from `at` on: for many at once that costs less than for each
-        /// when it is touched. Where the system does not know how, nothing happens.
-        pub fn expect_writes(&self, at: usize, size: usize) {
+        /// Asks the system for the pages of `range`, as far as it is inside: for many at once that costs less than for
+        /// each when it is touched. Where the system does not know how, nothing happens.
+        pub fn expect_writes(&self, range: Range<usize>) {
+            let end = range.end.min(self.size());
             #[cfg(all(target_os = "linux", not(any(feature = "loom", miri))))]
-            let _ = {
-                let size = size.min(self.size().saturating_sub(at));
-                self.memory.advise_range(memmap2::Advice::PopulateWrite, at, size)
-            };
+            if range.start < end {
+                let advice = memmap2::Advice::PopulateWrite;
+                let _ = self.memory.advise_range(advice, range.start, end - range.start);
+            }
             #[cfg(not(all(target_os = "linux", not(any(feature = "loom", miri)))))]
-            let _ = (at, size);
+            let _ = end;
         }
 
         /// The bytes of `range`.
@@ -354,6 +362,12 @@ impl Segment {
         }
     }
 
+    fn expect_writes(&self, range: Range<usize>) {
+        if let Content::Written { buffer, .. } = &self.content {
+            buffer.expect_writes(range);
+        }
+    }
+
     fn index(&self, position: Position) -> usize {
         let index =
             position.get().checked_sub(self.first.get()).expect("a position of this segment");
@@ -414,15 +428,10 @@ impl SegmentWriter {
     /// If they do not fit.
     #[allow(unsafe_code)]
     pub fn append(&mut self, bytes: &[u8], records: &[u32]) {
+        self.expect(self.size + bytes.len());
         let Content::Written { buffer, readable, offsets } = &self.segment.content else {
             unreachable!("a writer's segment is written")
         };
-        let end = self.size + bytes.len();
-        if end > self.expected {
-            let more = EXPECTED_BYTES.max(end - self.expected);
-            buffer.expect_writes(self.expected, more);
-            self.expected += more;
-        }
         // SAFETY: there is one writer for a segment and it is borrowed mutably; no slice of the range
         // exists, as all slices end at `readable`, which is `self.size`.
         unsafe { buffer.write(self.size, bytes) };
@@ -439,6 +448,32 @@ impl SegmentWriter {
         // Release, pairs with the Acquire in `Segment::readable`: the bytes were written before.
         readable.store(end, Ordering::Release);
     }
+
+    /// Asks for memory up to `end`, and for what will come after it. Nothing depends on the answer, nor on there being
+    /// a thread: a page that is not there is given when it is touched, which takes the writer longer.
+    fn expect(&mut self, end: usize) {
+        if end > self.expected {
+            let more = EXPECTED_BYTES.max(end - self.expected);
+            self.segment.expect_writes(self.expected..self.expected + more);
+            self.expected += more;
+        }
+        let wanted = self.capacity().min(end + AHEAD_BYTES);
+        if end >= AHEAD_FROM_BYTES && self.expected < wanted {
+            let next = self.expected..self.expected + AHEAD_BYTES;
+            self.expected = next.end;
+            let _ = expect_beside(Arc::clone(&self.segment), next);
+        }
+    }
+}
+
+/// Asks for the pages of `range` in a thread of its own, in which nobody waits for them.
+fn expect_beside(segment: Arc<Segment>, range: Range<usize>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("annals-memory".to_owned()).spawn(move || {
+        for at in range.clone().step_by(EXPECTED_BYTES) {
+            segment.expect_writes(at..range.end.min(at + EXPECTED_BYTES));
+            thread::yield_now();
+        }
+    })
 }
 
 /// No record is smaller: tag and length, an id, a position and a version of one byte, two empty
@@ -510,6 +545,43 @@ mod tests {
                 assert_eq!(bytes, &all[..seen]);
             }
         });
+    }
+
+    /// Minor page faults of this thread: proc(5), field 10 of `stat`.
+    #[cfg(target_os = "linux")]
+    fn page_faults() -> u64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux has it");
+        let (_, fields) = stat.rsplit_once(") ").expect("the name is in parentheses");
+        fields.split(' ').nth(7).and_then(|faults| faults.parse().ok()).expect("a number")
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_writer_finds_the_pages_that_were_asked_for_beside_it() {
+        const SIZE: usize = 4 << 20;
+        let mut writer = SegmentWriter::new(Position::new(1), SIZE, None);
+        let asked = expect_beside(Arc::clone(writer.segment()), 0..2 * SIZE);
+        asked.expect("a thread").join().expect("it does not panic beyond the end");
+        let bytes = vec![1; SIZE - writer.size()];
+        let before = page_faults();
+        writer.append(&bytes, &[]);
+        let faults = page_faults() - before;
+        assert!(faults < 100, "{faults} of 1024 pages were not there");
+        assert_eq!(writer.segment().size(), SIZE);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_is_asked_for_ahead_once_much_is_written() {
+        let mut writer = SegmentWriter::new(Position::new(1), 16 << 20, None);
+        let bytes = vec![1; AHEAD_FROM_BYTES / 2];
+        writer.append(&bytes, &[]);
+        assert!(writer.expected < AHEAD_FROM_BYTES, "a small segment stays small");
+        while writer.fits(bytes.len()) {
+            writer.append(&bytes, &[]);
+            let wanted = writer.capacity().min(writer.size() + AHEAD_BYTES);
+            assert!(writer.size() < AHEAD_FROM_BYTES || writer.expected >= wanted);
+        }
     }
 
     #[test]
