@@ -113,6 +113,8 @@ struct Load {
     prefix: String,
     /// Shared by all callers; none: each has its own.
     shared_streams: Option<u64>,
+    /// Of shared streams, appends so far: whose turn it is, whoever appends. They go on from round to round.
+    turns: Arc<AtomicU64>,
     /// Of own streams, the versions, which go on from round to round.
     versions: Vec<Arc<AtomicU64>>,
 }
@@ -133,6 +135,7 @@ impl Load {
             category: names.category,
             prefix: names.prefix,
             shared_streams: write.streams.map(u64::from),
+            turns: Arc::default(),
             versions: (0..write.callers).map(|_| Arc::default()).collect(),
         })
     }
@@ -152,14 +155,16 @@ impl Load {
             let (budget, maker) = (Arc::clone(budget), Arc::clone(&self.maker));
             let (prefix, batch, shared) = (self.prefix.clone(), self.batch, self.shared_streams);
             let own = format!("{prefix}{caller}");
-            let versions = Arc::clone(&self.versions[index]);
-            // What nothing appends has no part in the versions.
-            let versions = if twin == Twin::Real { versions } else { Arc::default() };
-            let mut turn = caller;
+            // What nothing appends has no part in the turns and versions.
+            let (turns, versions) = match twin {
+                Twin::Real => (Arc::clone(&self.turns), Arc::clone(&self.versions[index])),
+                _ => Default::default(),
+            };
             let requests = std::iter::from_fn(move || {
                 let events = budget.take(batch)?;
                 Some(if let Some(streams) = shared {
-                    turn += 1;
+                    // Relaxed: a count, which nothing else hangs on.
+                    let turn = turns.fetch_add(1, Ordering::Relaxed);
                     maker.append(&format!("{prefix}{}", turn % streams), None, events)
                 } else {
                     // Relaxed: only this caller has it.

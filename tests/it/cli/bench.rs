@@ -48,10 +48,19 @@ fn appends_are_as_many_as_were_asked_for_and_the_log_has_them() {
     let found = one(&server, &rounds);
     assert_eq!((&found["real"]["events"], head(&server)), (&3000.into(), 3100));
     assert_eq!(found["rounds"].as_array().unwrap().len(), 3);
-    let category = found["category"].as_str().unwrap();
+    assert_eq!(versions(&server, &found), [750; 4]);
+
+    // Shared by all callers: one turn for each stream, whoever appends.
+    let shared = ["append", "--count", "40", "--callers", "3", "--streams", "40"];
+    assert_eq!(versions(&server, &one(&server, &shared)), [1; 40]);
+}
+
+/// Of each stream of the run the current version.
+fn versions(server: &Serving, run: &Value) -> Vec<u64> {
+    let prefix = format!("{}-", run["category"].as_str().unwrap());
     let streams = server.json(&["streams", "--json"]);
-    let names = streams.iter().map(|stream| stream["name"].as_str().unwrap());
-    assert_eq!(names.filter(|name| name.starts_with(&format!("{category}-"))).count(), 4);
+    let of_run = streams.iter().filter(|it| it["name"].as_str().unwrap().starts_with(&prefix));
+    of_run.map(|stream| stream["version"].as_u64().unwrap()).collect()
 }
 
 #[test]
