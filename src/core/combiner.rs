@@ -9,7 +9,7 @@
 //! somebody leads: exactly the caller who raised it from 0 leads, until it brings it back to 0. There is
 //! no lock to hand over and no wake-up to lose. No thread is passed through on the way: an append that
 //! meets no other costs no switch. (A writer thread of its own cost two switches for each append;
-//! docs/benchmarks.md. Durable mode has one all the same: its leader waits for the disk.)
+//! docs/benchmarks-appends.md. Durable mode has one all the same: its leader waits for the disk.)
 
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
 use crossbeam_queue::ArrayQueue;

@@ -31,12 +31,12 @@ use crate::core::{
 
 /// A segment holds this many bytes: two commits of the largest size fit, and a 32-bit offset does.
 pub const SEGMENT_SIZE_BYTES: usize = 40 << 20;
-/// So much memory of a segment is asked for ahead: half as many pages or twice as many gain as much (docs/benchmarks.md).
+/// The writer asks for so much of a segment's memory at a time: half as many pages or twice as many gain as much (docs/benchmarks-appends.md).
 const EXPECTED_BYTES: usize = 128 << 10;
-/// From this size on a thread asks ahead of the writer. What is smaller, or grows slowly, stays small.
+/// From this size on a thread asks ahead of the writer. What is smaller stays small.
 const AHEAD_FROM_BYTES: usize = 1 << 20;
 /// When no more than this is left of what was asked for, the thread asks for as much again: with four times as much
-/// at once others wait for the processor (docs/benchmarks.md).
+/// at once others wait for the processor (docs/benchmarks-appends.md).
 const AHEAD_BYTES: usize = 1 << 20;
 /// Offsets come in chunks, so that a segment of few large events does not pay for many small ones.
 const OFFSETS_IN_CHUNK: usize = 4096;
