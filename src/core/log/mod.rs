@@ -11,6 +11,7 @@
 //! place ([`Log::replace`]): a file's, or one without the events that are gone. Files and syncing are
 //! `commit_log`'s, finding events is `index`'s.
 
+mod buffer;
 pub mod chain;
 pub mod compaction;
 pub mod format;

@@ -8,7 +8,7 @@
 //! [`SegmentWriter`] is the sequencer's and there is one for a segment; [`Segment`] is everybody's. A
 //! sealed one may lie in a file instead of in memory: then it is bytes that nobody writes.
 //! What may be *seen* is the watermark's to say; `readable` is only what may be *read* without a race,
-//! so this file is sound by itself, whatever its callers do. Unsafe code: `Buffer`.
+//! so this file is sound by itself, whatever its callers do. Unsafe code: [`Buffer`]'s, and its use.
 
 use std::{
     io,
@@ -20,6 +20,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    buffer::Buffer,
     chain::Hash,
     format::{self, EventView, FormatError},
     packing::Packed,
@@ -31,7 +32,8 @@ use crate::core::{
 
 /// A segment holds this many bytes: two commits of the largest size fit, and a 32-bit offset does.
 pub const SEGMENT_SIZE_BYTES: usize = 40 << 20;
-/// The writer asks for so much of a segment's memory at a time: half as many pages or twice as many gain as much (docs/benchmarks-appends.md).
+/// The writer asks for so much of a segment's memory at a time: half as many pages or twice as many gain as much
+/// (docs/benchmarks-appends.md).
 const EXPECTED_BYTES: usize = 128 << 10;
 /// From this size on a thread asks ahead of the writer. What is smaller stays small.
 const AHEAD_FROM_BYTES: usize = 1 << 20;
@@ -40,98 +42,6 @@ const AHEAD_FROM_BYTES: usize = 1 << 20;
 const AHEAD_BYTES: usize = 1 << 20;
 /// Offsets come in chunks, so that a segment of few large events does not pay for many small ones.
 const OFFSETS_IN_CHUNK: usize = 4096;
-
-/// Memory that is never moved, grown, or written twice at one place.
-#[allow(unsafe_code)]
-mod buffer {
-    use std::{
-        alloc::{Layout, handle_alloc_error},
-        ops::Range,
-    };
-
-    use memmap2::{MmapMut, MmapRaw};
-
-    /// Zeroed memory. The operating system gives it page by page, as it is touched, and has all of it back
-    /// with the buffer: from an allocator's heap, small allocations behind it would keep it.
-    pub struct Buffer {
-        memory: MmapRaw,
-        /// loom cannot see into raw memory; it sees into this, a cell for each byte.
-        #[cfg(feature = "loom")]
-        cells: Vec<loom::cell::UnsafeCell<()>>,
-    }
-
-    // SAFETY: the memory may be shared, as `MmapRaw` says; loom checks every access to the cells.
-    #[cfg(feature = "loom")]
-    unsafe impl Sync for Buffer {}
-
-    impl Buffer {
-        pub fn new(size: usize) -> Self {
-            let Ok(memory) = MmapMut::map_anon(size) else {
-                handle_alloc_error(Layout::array::<u8>(size).expect("a segment's size is sane"))
-            };
-            Self {
-                memory: memory.into(),
-                #[cfg(feature = "loom")]
-                cells: (0..size).map(|_| loom::cell::UnsafeCell::new(())).collect(),
-            }
-        }
-
-        pub fn size(&self) -> usize {
-            self.memory.len()
-        }
-
-        /// Copies `bytes` to `at`.
-        ///
-        /// # Safety
-        /// During the call nobody else writes or reads any byte of the range, and no slice of it is
-        /// alive. The range's bounds are checked.
-        pub unsafe fn write(&self, at: usize, bytes: &[u8]) {
-            assert!(at <= self.size() && bytes.len() <= self.size() - at, "a write stays inside");
-            #[cfg(feature = "loom")]
-            for cell in &self.cells[at..at + bytes.len()] {
-                cell.with_mut(|_| ());
-            }
-            // SAFETY: in bounds by the assertion; exclusive by the caller's promise, so `bytes`, a live
-            // shared slice, cannot overlap it.
-            unsafe {
-                let target = self.memory.as_mut_ptr().add(at);
-                target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            }
-        }
-
-        /// Asks the system for the pages of `range`, as far as it is inside: for many at once that costs less than for
-        /// each when it is touched. Where the system does not know how, nothing happens.
-        pub fn expect_writes(&self, range: Range<usize>) {
-            let end = range.end.min(self.size());
-            #[cfg(all(target_os = "linux", not(any(feature = "loom", miri))))]
-            if range.start < end {
-                let advice = memmap2::Advice::PopulateWrite;
-                let _ = self.memory.advise_range(advice, range.start, end - range.start);
-            }
-            #[cfg(not(all(target_os = "linux", not(any(feature = "loom", miri)))))]
-            let _ = end;
-        }
-
-        /// The bytes of `range`.
-        ///
-        /// # Safety
-        /// Nobody writes to the range as long as the slice lives, and every earlier write to it happened
-        /// before the call. The range's bounds are checked.
-        pub unsafe fn read(&self, range: Range<usize>) -> &[u8] {
-            assert!(range.start <= range.end && range.end <= self.size(), "a read stays inside");
-            #[cfg(feature = "loom")]
-            for cell in &self.cells[range.clone()] {
-                cell.with(|_| ());
-            }
-            // SAFETY: in bounds by the assertion, zeroed when it was mapped; nobody writes to it by the
-            // caller's promise.
-            unsafe {
-                let start = self.memory.as_ptr().add(range.start);
-                std::slice::from_raw_parts(start, range.len())
-            }
-        }
-    }
-}
 
 /// A segment as its readers have it.
 pub struct Segment {
@@ -151,7 +61,7 @@ pub enum Home {
 enum Content {
     /// In memory, growing or full.
     Written {
-        buffer: buffer::Buffer,
+        buffer: Buffer,
         /// Bytes below never change again. Written by the [`SegmentWriter`] only.
         readable: AtomicU32,
         /// Where the n-th event's record begins. Written by the [`SegmentWriter`] only.
@@ -376,7 +286,7 @@ impl Segment {
 }
 
 #[allow(unsafe_code)]
-fn read(buffer: &buffer::Buffer, range: Range<usize>, readable: usize) -> &[u8] {
+fn read(buffer: &Buffer, range: Range<usize>, readable: usize) -> &[u8] {
     assert!(range.end <= readable, "only what is readable is read");
     // SAFETY: the range is below a value of `readable` that was loaded with Acquire; the writer
     // wrote it before it stored that value with Release, and writes only above it from then on.
@@ -389,7 +299,7 @@ impl SegmentWriter {
     pub fn new(first: Position, size: usize, chain: Option<&Hash>) -> Self {
         let events_max = size / EVENT_SIZE_BYTES_MIN + 1;
         let content = Content::Written {
-            buffer: buffer::Buffer::new(size),
+            buffer: Buffer::new(size),
             readable: AtomicU32::new(0),
             offsets: (0..events_max.div_ceil(OFFSETS_IN_CHUNK)).map(|_| OnceLock::new()).collect(),
         };
