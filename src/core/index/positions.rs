@@ -111,7 +111,7 @@ impl PositionList {
         let was = last.allocated();
         if blocks.is_empty() && len < BLOCK_COPIED_MAX && near {
             let all = usize::try_from(to - position).unwrap_or(BLOCK_MAX).saturating_add(len + 1);
-            let room = all.min(BLOCK_COPIED_MAX).next_power_of_two().max(len * 2);
+            let room = all.min(BLOCK_COPIED_MAX).max(len * 2);
             let positions = (0..len).map(|index| last.get(index)).chain([position]);
             blocks.push(Arc::new(Block::of(last.first, last.before, room, positions)));
         } else {
