@@ -40,7 +40,7 @@ impl PositionList {
             let near = rest.partition_point(|position| u32::try_from(position - first).is_ok());
             let len = near.min(BLOCK_MAX);
             let before = positions.len() - rest.len();
-            // A short list is as large as its growth would have made it.
+            // A short list has room as if it had grown one by one.
             let room = if before == 0 && len < BLOCK_COPIED_MAX {
                 len.next_power_of_two().max(BLOCK_MIN)
             } else {
