@@ -8,6 +8,8 @@
 #![deny(unsafe_code)]
 
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
+mod allocator;
+#[cfg(not(any(feature = "loom", feature = "shuttle")))]
 mod bare_disk;
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
 pub mod cli;

@@ -24,6 +24,8 @@ const MESSAGE_SIZE_BYTES_MAX: usize = 64 << 20;
 
 /// What may be on its way to us without our leave: a reader then waits for no round trip.
 const WINDOW_BYTES: u32 = 8 << 20;
+/// In one frame of HTTP/2 a server may send so much: a block of events, and what is around it.
+const FRAME_BYTES: u32 = 128 << 10;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServerArgs {
@@ -93,7 +95,8 @@ pub fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
         .keep_alive_timeout(Duration::from_secs(20))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES))
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES))
 }
 
 pub struct Client {

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{CliError, output::Output, with_causes};
 use crate::{
+    allocator,
     config::{self, Loaded},
     core::commit_log::disk::{OpenLogError, SyncMode},
     server::{self, ServerError},
@@ -82,6 +83,7 @@ pub fn run(args: ServeArgs) -> Result<(), CliError> {
     }
     telemetry::init(&loaded.config.log_level, loaded.config.log_format)
         .map_err(|error| CliError::Failed(error.to_string()))?;
+    allocator::configure();
     let runtime = runtime(loaded.config.worker_threads)
         .map_err(|error| CliError::file("the runtime", error))?;
     let result = runtime.block_on(serve(loaded));

@@ -18,9 +18,9 @@ use crate::core::{
     retention::Visibility,
 };
 
-/// A block has at most so many bytes, unless its one event is larger: what HTTP/2 moves well at once, and
-/// all that a slow reader holds beside the log.
-pub const BLOCK_SIZE_BYTES_MAX: usize = 64 << 10;
+/// A block has at most so many bytes, unless its one event is larger: with what is around it two whole packets of a
+/// loopback device (65,483 bytes each), and all that a slow reader holds beside the log and what HTTP/2 buffers (ADR 34).
+pub const BLOCK_SIZE_BYTES_MAX: usize = 120 << 10;
 /// A block that is picked together looks at most at so many jumps before it lets other tasks run.
 const JUMPS_MAX: u32 = 4096;
 

@@ -75,36 +75,38 @@ pub struct ConnectionTask {
     alarm: Arc<Alarm>,
     /// Sets off `alarm`.
     waker: Waker,
+    /// What is done at the end of each turn.
+    end_turn: Box<dyn Fn() + Send>,
 }
 
 impl ConnectionTask {
-    /// Of a connection that starts its calls with `calls`.
-    pub fn new(connection: impl Future<Output = ()> + Send + 'static, calls: Calls) -> Self {
+    /// Of a connection that starts its calls with `calls`. At the end of each turn it does `end_turn`.
+    pub fn new(
+        connection: impl Future<Output = ()> + Send + 'static,
+        calls: Calls,
+        end_turn: impl Fn() + Send + 'static,
+    ) -> Self {
         let alarm = Arc::new(Alarm::default());
         let waker = Waker::from(Arc::clone(&alarm));
-        Self { calls, running: [connection.boxed()].into_iter().collect(), alarm, waker }
+        let running = [connection.boxed()].into_iter().collect();
+        Self { calls, running, alarm, waker, end_turn: Box::new(end_turn) }
     }
-}
 
-impl Future for ConnectionTask {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        this.alarm.task.register(context.waker());
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.alarm.task.register(context.waker());
         for _ in 0..ROUNDS_MAX {
-            this.alarm.bell.attend();
-            let mut inner = Context::from_waker(&this.waker);
-            while let Poll::Ready(Some(())) = this.running.poll_next_unpin(&mut inner) {}
-            let mut started = this.calls.started();
+            self.alarm.bell.attend();
+            let mut inner = Context::from_waker(&self.waker);
+            while let Poll::Ready(Some(())) = self.running.poll_next_unpin(&mut inner) {}
+            let mut started = self.calls.started();
             let nothing_new = started.to_run.is_empty();
-            this.running.extend(started.to_run.drain(..));
-            started.running = this.running.len();
+            self.running.extend(started.to_run.drain(..));
+            started.running = self.running.len();
             drop(started);
-            if this.running.is_empty() {
+            if self.running.is_empty() {
                 return Poll::Ready(());
             }
-            if nothing_new && this.alarm.bell.leave() {
+            if nothing_new && self.alarm.bell.leave() {
                 return Poll::Pending;
             }
             // Whoever has none left is told again and again that there is something to do.
@@ -114,6 +116,17 @@ impl Future for ConnectionTask {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Future for ConnectionTask {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let polled = this.turn(context);
+        (this.end_turn)();
+        polled
     }
 }
 
@@ -197,6 +210,7 @@ mod tests {
                 itself.await;
             },
             calls,
+            || {},
         )
     }
 
@@ -239,6 +253,22 @@ mod tests {
         assert_eq!(runtime.wakes(), 1);
     }
 
+    /// Seen to fail where it is done only where there is more to come.
+    #[test]
+    fn each_turn_has_an_end() {
+        let (one, other) = two();
+        let ends = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&ends);
+        let end_turn = move || _ = counted.fetch_add(1, Ordering::Relaxed);
+        let mut task = ConnectionTask::new(play(other, 1), Calls::default(), end_turn);
+        let runtime = Arc::new(Runtime::default());
+        assert_eq!(runtime.poll(&mut task), Poll::Pending);
+        assert_eq!(ends.load(Ordering::Relaxed), 1);
+        drop(one);
+        assert_eq!(runtime.poll(&mut task), Poll::Ready(()));
+        assert_eq!(ends.load(Ordering::Relaxed), 2);
+    }
+
     /// Seen to fail where the panic is not caught.
     #[test]
     fn a_call_that_panics_leaves_the_connection() {
@@ -268,7 +298,7 @@ mod tests {
             }
         };
         // This test is no task.
-        ConnectionTask::new(connection, calls).await;
+        ConnectionTask::new(connection, calls, || {}).await;
         assert_eq!(told.recv().await, Some((true, None)));
         assert!(matches!(told.recv().await, Some((false, Some(_)))));
     }
@@ -303,7 +333,7 @@ mod tests {
                 .await;
             }
         };
-        ConnectionTask::new(connection, calls).await;
+        ConnectionTask::new(connection, calls, || {}).await;
         let mut run = 0;
         while let Some(task) = told.recv().await {
             run += usize::from(task.is_none());

@@ -12,6 +12,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,11 +20,12 @@ use std::{
 use futures_util::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
     time::{Sleep, sleep},
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::outlet::Outlet;
 use crate::service::places::{NoPlace, Place, Places};
 
 /// So many connections above the limit are told so.
@@ -86,7 +88,8 @@ impl Door {
 
 /// A connection, and its place among all.
 pub struct Connection {
-    socket: TcpStream,
+    inlet: OwnedReadHalf,
+    outlet: Arc<Outlet>,
     _place: Place,
     /// Served only to be told that there are so many.
     full: Option<usize>,
@@ -104,7 +107,14 @@ pub struct Origin {
 
 impl Connection {
     fn new(socket: TcpStream, place: Place, end: Duration, full: Option<usize>) -> Self {
-        Self { socket, _place: place, full, end: Some(Box::pin(sleep(end))) }
+        let (inlet, outlet) = socket.into_split();
+        let outlet = Arc::new(Outlet::new(outlet));
+        Self { inlet, outlet, _place: place, full, end: Some(Box::pin(sleep(end))) }
+    }
+
+    /// Its way out, for as long as it stands.
+    pub fn outlet(&self) -> Weak<Outlet> {
+        Arc::downgrade(&self.outlet)
     }
 }
 
@@ -112,7 +122,7 @@ impl Connected for Connection {
     type ConnectInfo = Origin;
 
     fn connect_info(&self) -> Origin {
-        Origin { tcp: self.socket.connect_info(), full: self.full }
+        Origin { tcp: self.outlet.socket().connect_info(), full: self.full }
     }
 }
 
@@ -129,7 +139,7 @@ impl AsyncRead for Connection {
             // As if the client had closed it.
             return Poll::Ready(Ok(()));
         }
-        ready!(Pin::new(&mut this.socket).poll_read(context, buffer))?;
+        ready!(Pin::new(&mut this.inlet).poll_read(context, buffer))?;
         if this.full.is_none() {
             this.end = None;
         }
@@ -143,15 +153,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(context, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
+        self.outlet.poll_send(context, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -159,10 +161,18 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(context, slices)
+        self.outlet.poll_send(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.outlet.shutdown())
     }
 }

@@ -18,6 +18,7 @@ pub mod empty;
 pub mod filter;
 pub mod group;
 mod interactive;
+pub mod outlet;
 mod pipeline;
 pub mod query;
 pub mod read_model;

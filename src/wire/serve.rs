@@ -22,6 +22,8 @@ use super::{
 /// What a client may send on one call before we have read it, and on one connection.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What one call may have on its way to a socket that takes no more: two blocks of events, and a little.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Calls open at once on one connection.
 const CALLS_OF_A_CONNECTION_MAX: u32 = 4096;
 /// The headers of one call, counted as HTTP/2 counts (RFC 9113, 6.5.2). More is answered with HTTP status 431.
@@ -69,6 +71,7 @@ pub async fn serve<S>(
                 origin: connection.connect_info(),
                 calls: calls.clone(),
             };
+            let outlet = connection.outlet();
             let served =
                 http(calls.clone(), keep_alive).serve_connection(TokioIo::new(connection), service);
             let stop = stop.clone();
@@ -85,7 +88,8 @@ pub async fn serve<S>(
                     tracing::debug!(%error, "a connection has failed");
                 }
             };
-            tasks.spawn(ConnectionTask::new(connection, calls));
+            let push = move || _ = outlet.upgrade().map(|outlet| outlet.push());
+            tasks.spawn(ConnectionTask::new(connection, calls, push));
         }
         // The listener is closed here: who connects is told so at once.
     }
@@ -99,6 +103,7 @@ fn http(calls: Calls, keep_alive: KeepAlive) -> http2::Builder<Calls> {
     http.timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_concurrent_streams(CALLS_OF_A_CONNECTION_MAX)
         .keep_alive_interval(Some(keep_alive.interval))
         .keep_alive_timeout(keep_alive.timeout)

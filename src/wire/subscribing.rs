@@ -18,15 +18,20 @@ use super::{
 };
 use crate::{
     core::{filter::Clause, limits::Limits, position::Position},
-    service::subscription::{
-        Changes, GroupFacts, InteractiveOptions, Kind, Listing, Message, PageAfter, Row,
-        RowsRequest, Start, SubscribeOptions, Told,
+    service::{
+        scan::BLOCK_SIZE_BYTES_MAX,
+        subscription::{
+            Changes, GroupFacts, InteractiveOptions, Kind, Listing, Message, PageAfter, Row,
+            RowsRequest, Start, SubscribeOptions, Told,
+        },
     },
 };
 
 const BATCH_SIZE_DEFAULT: u32 = 1000;
 const BATCH_SIZE_MAX: u32 = 10_000;
-const BATCH_SIZE_BYTES_DEFAULT: u32 = 64 << 10;
+/// A block.
+const BATCH_SIZE_BYTES_DEFAULT: u32 = 120 << 10;
+const _: () = assert!(BATCH_SIZE_BYTES_DEFAULT as usize == BLOCK_SIZE_BYTES_MAX);
 const BATCH_SIZE_BYTES_MIN: u32 = 1 << 10;
 const BATCH_SIZE_BYTES_MAX: u32 = 1 << 20;
 const BATCH_WAIT_MAX: Duration = Duration::from_secs(10);

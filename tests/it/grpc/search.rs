@@ -179,10 +179,10 @@ async fn a_token_is_good_after_a_restart_and_in_another_server_of_the_same_log()
 async fn a_page_comes_in_blocks_and_ends_with_its_end() {
     let store = TestStore::start().await;
     let large = || saying("Large", &format!("\"{}\"", "x".repeat(10_000)));
-    store.append("Large-1", ANY, (0..50).map(|_| large())).await.unwrap();
+    store.append("Large-1", ANY, (0..100).map(|_| large())).await.unwrap();
     let mut raw = Raw::connect(store.address).await;
     let mut call = raw.begin("QueryService/Search", &[]).await;
-    let request = search(of_types(&["Large"]), 2, 40).encode_to_vec();
+    let request = search(of_types(&["Large"]), 2, 80).encode_to_vec();
     call.request.send_data(frame(&request), true).unwrap();
     // It waits for its reader; others do not.
     store.append("Large-1", ANY, ["Small"]).await.unwrap();
@@ -191,7 +191,7 @@ async fn a_page_comes_in_blocks_and_ends_with_its_end() {
     let messages: Vec<SearchResponse> = answer.decoded();
     let (end, blocks) = messages.split_last().unwrap();
     let Some(Message::End(end)) = &end.message else { panic!("the end comes last") };
-    assert_eq!(end.event_count, 40);
+    assert_eq!(end.event_count, 80);
     let mut events = Vec::new();
     for block in blocks {
         match &block.message {
@@ -200,9 +200,9 @@ async fn a_page_comes_in_blocks_and_ends_with_its_end() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(blocks.len() > 5, "a block has at most 64 KiB");
-    assert_eq!(events.len(), 40);
-    assert_eq!(events.iter().map(|event| event.position).collect::<BTreeSet<_>>().len(), 40);
+    assert!(blocks.len() > 5, "a block has at most 120 KiB");
+    assert_eq!(events.len(), 80);
+    assert_eq!(events.iter().map(|event| event.position).collect::<BTreeSet<_>>().len(), 80);
 }
 
 #[tokio::test]

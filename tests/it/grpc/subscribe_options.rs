@@ -87,7 +87,7 @@ async fn a_message_holds_no_more_bytes_than_asked_for_or_one_event() {
         data: Some(new_event::Data::Text("x".repeat(size))),
         ..event("Paid")
     };
-    let sizes = [450, 450, 450, 450, 5000, 450, 100_000, 450];
+    let sizes = [450, 450, 450, 450, 5000, 450, 130_000, 450];
     store.append("Payment-1", ANY, sizes.map(with)).await.unwrap();
     for filters in [vec![], of_types(&["Paid"])] {
         for (bytes, expected) in [

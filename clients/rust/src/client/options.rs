@@ -11,6 +11,8 @@ use crate::{Error, Result};
 
 /// What may be on its way to us without our leave: a reader then waits for no round trip.
 const WINDOW_BYTES: u32 = 8 << 20;
+/// In one frame of HTTP/2 a server may send so much: a block of events, and what is around it.
+const FRAME_BYTES: u32 = 128 << 10;
 
 /// How to connect, with what is usual.
 ///
@@ -158,7 +160,8 @@ impl ClientOptions {
             .keep_alive_timeout(self.keep_alive_timeout)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES);
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES);
         #[cfg(feature = "tls")]
         let endpoint = match (&self.tls, self.url.starts_with("https://")) {
             (Some(tls), true) => endpoint.tls_config(tls.clone()),
