@@ -43,14 +43,13 @@ impl Block {
         Self { first, before, offsets: Offsets::Open { len: AtomicU32::new(1), cells } }
     }
 
-    /// Memory held: the block, its count, its place in the list, its entries.
+    /// Memory held beside the block itself.
     pub fn allocated(&self) -> usize {
-        let entries = match &self.offsets {
+        match &self.offsets {
             Offsets::Open { cells, .. } => size_of_val(&**cells),
             Offsets::Dense { words, ranks, .. } => size_of_val(&**words) + size_of_val(&**ranks),
             Offsets::Split { begins, lows } => size_of_val(&**begins) + size_of_val(&**lows),
-        };
-        size_of::<Self>() + 24 + entries
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -60,6 +59,11 @@ impl Block {
             Offsets::Dense { len, .. } => *len,
             Offsets::Split { lows, .. } => lows.len(),
         }
+    }
+
+    /// All its positions.
+    pub fn positions(&self) -> impl Iterator<Item = u64> {
+        (0..self.len()).map(|at| self.get(at))
     }
 
     /// The position at `at`, which is below [`Block::len`].
@@ -239,9 +243,24 @@ impl Block {
     pub fn fitted(&self) -> Option<Self> {
         let Offsets::Open { cells, .. } = &self.offsets else { return None };
         let len = self.len();
-        let exact = Self::of(self.first, self.before, len, (0..len).map(|at| self.get(at)));
-        let packed = exact.packed();
-        packed.or_else(|| (len < cells.len()).then_some(exact))
+        let exact = || Self::of(self.first, self.before, len, self.positions());
+        self.packed().or_else(|| (len < cells.len()).then(exact))
+    }
+
+    /// The same block, with as much room.
+    pub fn copied(&self) -> Self {
+        let offsets = match &self.offsets {
+            Offsets::Open { cells, .. } => {
+                return Self::of(self.first, self.before, cells.len(), self.positions());
+            }
+            Offsets::Dense { len, words, ranks } => {
+                Offsets::Dense { len: *len, words: words.clone(), ranks: ranks.clone() }
+            }
+            Offsets::Split { begins, lows } => {
+                Offsets::Split { begins: begins.clone(), lows: lows.clone() }
+            }
+        };
+        Self { first: self.first, before: self.before, offsets }
     }
 
     /// A block of these `len` positions, with room for `capacity`.
@@ -267,17 +286,19 @@ impl Block {
         block
     }
 
-    /// The same block in fewer bytes, for good; `None` where no other way is smaller. Nothing is added to
+    /// The same block in fewer bytes, for good; `None` where no other way is smaller than entries without room. Nothing is added to
     /// it any more.
     pub fn packed(&self) -> Option<Self> {
-        let Offsets::Open { cells, .. } = &self.offsets else { return None };
+        if !matches!(self.offsets, Offsets::Open { .. }) {
+            return None;
+        }
         let len = self.len();
         let span = self.get(len - 1) - self.first + 1;
         let groups = index(span.div_ceil(64 * GROUP as u64));
         let highs = index(((span - 1) >> 16) + 1);
         let dense = groups.saturating_mul(8 * GROUP + 2);
         let split = (2 * (highs + 1)).saturating_add(2 * len);
-        if dense.min(split) >= size_of_val(&**cells) {
+        if dense.min(split) >= len * size_of::<u32>() {
             return None;
         }
         let offsets = (0..len).map(|at| self.get(at) - self.first);

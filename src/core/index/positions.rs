@@ -23,18 +23,74 @@ const BLOCK_COPIED_MAX: usize = 512;
 const BLOCK_MAX: usize = 16_384;
 
 /// The list. Never empty.
-pub struct PositionList(Snapshot<Vec<Arc<Block>>>);
+pub struct PositionList(Snapshot<Blocks>);
+
+/// A list's blocks: those that are full, and the one at its end, which in most lists is the only one.
+struct Blocks {
+    full: Box<[Arc<Block>]>,
+    last: Block,
+}
+
+impl Blocks {
+    /// A list's first block.
+    fn one(block: Block) -> Arc<Self> {
+        Arc::new(Self { full: Box::default(), last: block })
+    }
+
+    fn len(&self) -> usize {
+        self.full.len() + 1
+    }
+
+    fn get(&self, index: usize) -> Option<&Block> {
+        self.full
+            .get(index)
+            .map(|block| &**block)
+            .or((index == self.full.len()).then_some(&self.last))
+    }
+
+    fn at(&self, index: usize) -> &Block {
+        self.full.get(index).map_or(&self.last, |block| block)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Block> {
+        self.full.iter().map(|block| &**block).chain([&self.last])
+    }
+
+    /// How many blocks begin at or before `position`.
+    fn begun(&self, position: u64) -> usize {
+        self.partition_point(|block| block.first <= position)
+    }
+
+    /// How many blocks `is_before` says yes to: the first ones.
+    fn partition_point(&self, is_before: impl Fn(&Block) -> bool) -> usize {
+        if is_before(&self.last) {
+            return self.len();
+        }
+        self.full.partition_point(|block| is_before(block))
+    }
+
+    /// Memory held.
+    fn allocated(&self) -> usize {
+        let full: usize = self.full.iter().map(|block| Self::allocated_for(block)).sum();
+        size_of::<Self>() + 16 + full + self.last.allocated()
+    }
+
+    /// Of this for a full block, with its count and its place.
+    fn allocated_for(full: &Block) -> usize {
+        size_of::<Block>() + 24 + full.allocated()
+    }
+}
 
 impl PositionList {
     /// A list of one position.
     pub fn new(first: Position) -> Self {
-        Self(Snapshot::new(Arc::new(vec![Arc::new(Block::new(first.get(), 0, BLOCK_MIN))])))
+        Self(Snapshot::new(Blocks::one(Block::new(first.get(), 0, BLOCK_MIN))))
     }
 
     /// A list of these positions, which rise; `None` if they do not or there are none.
     pub fn restore(positions: &[u64]) -> Option<Self> {
         let rising = positions.is_sorted_by(|a, b| a < b);
-        let mut blocks: Vec<Arc<Block>> = Vec::new();
+        let mut full = Vec::new();
         let mut rest = positions;
         while let (true, [first, ..]) = (rising, rest) {
             let near = rest.partition_point(|position| u32::try_from(position - first).is_ok());
@@ -48,10 +104,13 @@ impl PositionList {
             };
             let block = Block::of(*first, before as u64, room, rest[..len].iter().copied());
             rest = &rest[len..];
-            let packed = if rest.is_empty() { None } else { block.packed() };
-            blocks.push(Arc::new(packed.unwrap_or(block)));
+            if rest.is_empty() {
+                let blocks = Blocks { full: full.into_boxed_slice(), last: block };
+                return Some(Self(Snapshot::new(Arc::new(blocks))));
+            }
+            full.push(Arc::new(block.packed().unwrap_or(block)));
         }
-        (!blocks.is_empty()).then(|| Self(Snapshot::new(Arc::new(blocks))))
+        None
     }
 
     /// The list up to `head` that [`Positions::encode`] has written; `None` if `bytes` is none.
@@ -78,7 +137,7 @@ impl PositionList {
 
     /// The writer's own hold on the block that it writes to: good until the list is packed or forgets.
     pub fn last(&self) -> Last {
-        Last(self.0.with(|blocks| Arc::clone(&blocks[blocks.len() - 1])))
+        Last(self.0.load())
     }
 
     /// The same as [`PositionList::push`] of all from `from` to `to`, where the writer has hold of its last block, here or with
@@ -93,7 +152,7 @@ impl PositionList {
         let (mut next, to) = (from.get(), to.get());
         let mut change = 0;
         loop {
-            next = hold.0.push(next, to, writer);
+            next = hold.0.last.push(next, to, writer);
             if next > to {
                 return change;
             }
@@ -104,38 +163,37 @@ impl PositionList {
 
     /// The same of one position, where its block is to be another one, with room for those up to `to` if they are few.
     fn push_anew(&self, hold: &mut Last, position: u64, to: u64) -> isize {
-        let mut blocks = Vec::clone(&self.0.load());
-        let last = blocks.pop().expect("a list is never empty");
+        let Blocks { full, last } = &*hold.0;
         let len = last.len();
         let near = u32::try_from(position - last.first).is_ok();
-        let was = last.allocated();
-        if blocks.is_empty() && len < BLOCK_COPIED_MAX && near {
+        let (blocks, closed) = if full.is_empty() && len < BLOCK_COPIED_MAX && near {
             let all = usize::try_from(to - position).unwrap_or(BLOCK_MAX).saturating_add(len + 1);
             let room = all.min(BLOCK_COPIED_MAX).max(len * 2);
-            let positions = (0..len).map(|index| last.get(index)).chain([position]);
-            blocks.push(Arc::new(Block::of(last.first, last.before, room, positions)));
+            let positions = last.positions().chain([position]);
+            (Blocks::one(Block::of(last.first, last.before, room, positions)), 0)
         } else {
             let before = last.before + len as u64;
             let room = usize::try_from(before / 2).unwrap_or(BLOCK_MAX);
             let room = room.clamp(BLOCK_COPIED_MAX, BLOCK_MAX);
-            blocks.push(last.packed().map_or(last, Arc::new));
-            blocks.push(Arc::new(Block::new(position, before, room)));
-        }
-        let kept = if blocks.len() > 1 { 2 } else { 1 };
-        let is: usize = blocks[blocks.len() - kept..].iter().map(|block| block.allocated()).sum();
-        hold.0 = Arc::clone(&blocks[blocks.len() - 1]);
+            let closed = Arc::new(last.fitted().unwrap_or_else(|| last.copied()));
+            let size = Blocks::allocated_for(&closed);
+            let full = full.iter().cloned().chain([closed]).collect();
+            (Arc::new(Blocks { full, last: Block::new(position, before, room) }), size)
+        };
+        let is = blocks.last.allocated() + closed;
+        let was = last.allocated();
+        hold.0 = Arc::clone(&blocks);
         // Stored after it is filled: a reader that loads it sees it whole.
-        self.0.store(Arc::new(blocks));
+        self.0.store(blocks);
         is.cast_signed() - was.cast_signed()
     }
 
     /// Gives back what growth has set aside. How many bytes the list is smaller by.
     pub fn pack(&self, _: &mut SoleWriter) -> usize {
-        let mut blocks = Vec::clone(&self.0.load());
-        let last = blocks.pop().expect("a list is never empty");
-        let Some(fitted) = last.fitted() else { return 0 };
-        let freed = last.allocated() - fitted.allocated();
-        blocks.push(Arc::new(fitted));
+        let was = self.0.load();
+        let Some(fitted) = was.last.fitted() else { return 0 };
+        let blocks = Blocks { full: was.full.clone(), last: fitted };
+        let freed = was.last.allocated() - blocks.last.allocated();
         self.0.store(Arc::new(blocks));
         freed
     }
@@ -144,16 +202,15 @@ impl PositionList {
     /// What is left is counted as before. `None`: all of the list is below, and nothing was changed.
     pub fn forget(&self, floor: Position, _: &mut SoleWriter) -> Option<usize> {
         let below = |block: &Block| block.get(block.len() - 1) < floor.get();
-        if !self.0.with(|blocks| below(&blocks[0])) {
+        if !self.0.with(|blocks| below(blocks.at(0))) {
             return Some(0);
         }
-        let blocks = self.0.load();
-        let forgotten = blocks.partition_point(|block| below(block));
-        if forgotten == blocks.len() {
-            return None;
-        }
-        let freed = blocks[..forgotten].iter().map(|block| block.allocated()).sum();
-        self.0.store(Arc::new(blocks[forgotten..].to_vec()));
+        let was = self.0.load();
+        let forgotten = was.partition_point(below);
+        let full = was.full.get(forgotten..)?.into();
+        let blocks = Blocks { full, last: was.last.copied() };
+        let freed = was.allocated() - blocks.allocated();
+        self.0.store(Arc::new(blocks));
         Some(freed)
     }
 
@@ -164,34 +221,31 @@ impl PositionList {
 
     /// Memory held, without the allocator's own.
     pub fn allocated(&self) -> usize {
-        let blocks = |blocks: &Vec<Arc<Block>>| -> usize {
-            blocks.iter().map(|block| block.allocated()).sum()
-        };
-        size_of::<Self>() + 40 + self.0.with(blocks)
+        size_of::<Self>() + self.0.with(Blocks::allocated)
     }
 }
 
-/// The block at the end of a list, which its writer fills.
-pub struct Last(Arc<Block>);
+/// The blocks of a list, of which its writer fills the last.
+pub struct Last(Arc<Blocks>);
 
 impl Last {
     /// How many positions the list has, forgotten ones among them.
     pub fn written(&self) -> u64 {
-        self.0.before + self.0.len() as u64
+        self.0.last.before + self.0.last.len() as u64
     }
 }
 
 /// A list's positions as of one moment, and perhaps some that were added since.
 #[derive(Clone)]
 pub struct Positions {
-    blocks: Arc<Vec<Arc<Block>>>,
+    blocks: Arc<Blocks>,
 }
 
 impl Positions {
     /// How many are at most `head`, forgotten ones among them: what is asked for is not below those.
     pub fn count(&self, head: Position) -> u64 {
         // All but the newest few are below the head: look from the end, then bisect.
-        let Some(block) = self.block(head) else { return self.blocks[0].before };
+        let Some(block) = self.block(head) else { return self.blocks.at(0).before };
         block.before + block.rank(head.get()) as u64
     }
 
@@ -208,8 +262,8 @@ impl Positions {
 
     /// Adds those from `from` up to `to` to `out`, in their order, until it has `max`.
     pub fn fill(&self, from: Position, to: Position, max: usize, out: &mut Vec<u64>) {
-        let first = self.blocks.partition_point(|block| block.first <= from.get());
-        for block in &self.blocks[first.saturating_sub(1)..] {
+        let first = self.blocks.begun(from.get()).saturating_sub(1);
+        for block in self.blocks.iter().skip(first) {
             if block.first > to.get() || out.len() == max {
                 return;
             }
@@ -219,7 +273,7 @@ impl Positions {
 
     /// Appends those up to `head` to `out`: how many, then each as its distance from the one before.
     pub fn encode(&self, head: Position, out: &mut Vec<u8>) {
-        protobuf::put_varint(out, self.count(head) - self.blocks[0].before);
+        protobuf::put_varint(out, self.count(head) - self.blocks.at(0).before);
         let mut last = 0;
         for position in self.up_to(head) {
             protobuf::put_varint(out, position - last);
@@ -230,14 +284,14 @@ impl Positions {
     /// The `index`-th one, from 0; `None` where there is none, or it is forgotten.
     pub fn get(&self, index: u64) -> Option<Position> {
         let after = self.blocks.partition_point(|block| block.before <= index);
-        let block = &self.blocks[after.checked_sub(1)?];
+        let block = self.blocks.at(after.checked_sub(1)?);
         let inside = usize::try_from(index - block.before).ok()?;
         (inside < block.len()).then(|| Position::new(block.get(inside)))
     }
 
     /// The first one that is not forgotten.
     pub fn first(&self) -> Position {
-        Position::new(self.blocks[0].first)
+        Position::new(self.blocks.at(0).first)
     }
 
     /// The first one that is at least `from`.
@@ -252,8 +306,7 @@ impl Positions {
 
     /// The last block that begins at or before `position`.
     fn block(&self, position: Position) -> Option<&Block> {
-        let after = self.blocks.partition_point(|block| block.first <= position.get());
-        after.checked_sub(1).map(|index| &*self.blocks[index])
+        self.blocks.begun(position.get()).checked_sub(1).map(|index| self.blocks.at(index))
     }
 }
 
@@ -279,11 +332,10 @@ impl Walk {
     pub fn at_or_after(&mut self, from: Position) -> Option<Position> {
         let (blocks, from) = (&self.positions.blocks, from.get());
         let next = |block: usize| blocks.get(block + 1).is_some_and(|next| next.first <= from);
-        if blocks[self.block].first > from || next(self.block) {
-            let after = blocks.partition_point(|block| block.first <= from);
-            (self.block, self.near) = (after.saturating_sub(1), 0);
+        if blocks.at(self.block).first > from || next(self.block) {
+            (self.block, self.near) = (blocks.begun(from).saturating_sub(1), 0);
         }
-        if let Some(found) = blocks[self.block].at_or_after(from, &mut self.near) {
+        if let Some(found) = blocks.at(self.block).at_or_after(from, &mut self.near) {
             return Some(Position::new(found));
         }
         blocks.get(self.block + 1).map(|block| Position::new(block.first))
@@ -293,11 +345,10 @@ impl Walk {
     pub fn at_or_before(&mut self, from: Position) -> Option<Position> {
         let (blocks, from) = (&self.positions.blocks, from.get());
         let next = |block: usize| blocks.get(block + 1).is_some_and(|next| next.first <= from);
-        if blocks[self.block].first > from || next(self.block) {
-            let after = blocks.partition_point(|block| block.first <= from);
-            self.block = after.checked_sub(1)?;
+        if blocks.at(self.block).first > from || next(self.block) {
+            self.block = blocks.begun(from).checked_sub(1)?;
         }
-        blocks[self.block].at_or_before(from).map(Position::new)
+        blocks.at(self.block).at_or_before(from).map(Position::new)
     }
 }
 
