@@ -12,8 +12,9 @@ use super::{
     commit_log::disk::{UNFINISHED, files::Files, segment_name, snapshot},
     history::History,
     log::{
-        compaction::{Compacted, compact, survey},
+        compaction::{Compacted, compact, kept, survey},
         format,
+        kept::Kept,
         packing::{Codec, Packed},
         segment::{Home, Segment},
     },
@@ -120,7 +121,7 @@ impl Upkeep {
                 continue;
             };
             let saved = plain.len() - packed.len();
-            self.put(segment, &Bytes::from(packed), offsets(segment, last))?;
+            self.put(segment, &Bytes::from(packed), offsets(segment, last), None)?;
             return Ok(Some(saved as u64));
         }
         Ok(None)
@@ -132,7 +133,13 @@ impl Upkeep {
     }
 
     /// Puts these bytes, plain or packed, in the place of a segment and of its file.
-    fn put(&self, segment: &Segment, bytes: &Bytes, offsets: Box<[u32]>) -> io::Result<()> {
+    fn put(
+        &self,
+        segment: &Segment,
+        bytes: &Bytes,
+        offsets: Box<[u32]>,
+        kept: Option<Kept>,
+    ) -> io::Result<()> {
         let first = segment.first();
         let (bytes, home) = match &self.files {
             Some(files) => (rewrite(&*files.segments, first, bytes)?, Home::File),
@@ -146,6 +153,9 @@ impl Upkeep {
         } else {
             Segment::fixed(first, bytes, offsets, home)
         };
+        if let Some(kept) = kept {
+            segment.note_kept(kept);
+        }
         self.history.log.replace(Arc::new(segment));
         Ok(())
     }
@@ -253,7 +263,11 @@ impl Upkeep {
             return Ok(Removed::default());
         }
         let before = segment.size();
+        let looked_at = segment;
         let segment = &segment.plain().map_err(|(_, error)| io::Error::other(error))?;
+        if !looked_at.knows_kept() {
+            looked_at.note_kept(kept(segment, last));
+        }
         let size = segment.size();
         let found = survey(segment, last, is_gone(visibility));
         let enough = gone == Gone::Any || found.bytes * GONE_SHARE >= size;
@@ -261,11 +275,11 @@ impl Upkeep {
             return Ok(Removed::default());
         }
         let compacted = compact(segment, last, is_gone(visibility));
-        let Compacted { bytes, offsets, removed } = compacted;
+        let Compacted { bytes, offsets, removed, kept } = compacted;
         let packed = self.codec.and_then(|codec| Packed::pack(codec, &bytes));
         let bytes = packed.map_or(bytes, Bytes::from);
         let smaller = before.saturating_sub(bytes.len()) as u64;
-        self.put(segment, &bytes, offsets)?;
+        self.put(segment, &bytes, offsets, Some(kept))?;
         Ok(Removed { segments: 1, events: removed, bytes: smaller, index_bytes: 0 })
     }
 }

@@ -271,7 +271,7 @@ impl Scan {
                 {
                     return Ahead::Event;
                 }
-                Some(position) => self.pass(position),
+                Some(position) => self.pass_hidden(position, &view.reader),
             }
             jumps = jumps.saturating_sub(1);
         }
@@ -321,7 +321,7 @@ impl Scan {
                 break;
             }
             if view.hides(first) {
-                self.reached = first;
+                self.pass_hidden(first, &view.reader);
                 continue;
             }
             let room = bytes_max.saturating_sub(bytes.len());
@@ -379,7 +379,7 @@ impl Scan {
             };
             let hidden = view.hides(position);
             let Some(record) = view.reader.record(position).filter(|_| !hidden) else {
-                self.pass(position);
+                self.pass_hidden(position, &view.reader);
                 jumps = jumps.saturating_sub(1);
                 match (jumps, events) {
                     (0, 0) => return Progress::Nothing,
@@ -433,6 +433,21 @@ impl Scan {
                 (found, false)
             }
         }
+    }
+
+    /// The event at `position`, where it stands, is hidden. With it those that were removed and lie behind it, in the log's order, are
+    /// passed: there may be very many.
+    fn pass_hidden(&mut self, position: Position, reader: &Reader) {
+        self.pass(position);
+        self.reached = match self.walk {
+            Walk::Slices | Walk::Picked { direction: Direction::Forwards, .. } => {
+                reader.kept_from(position.next()).previous()
+            }
+            Walk::Picked { direction: Direction::Backwards, .. } => {
+                reader.kept_up_to(position.previous()).next()
+            }
+            Walk::Stream { .. } => position,
+        };
     }
 
     /// The event at `position`, which was peeked at, is packed or hidden.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use annals::core::{
     append::{AppendError, Committed, Proposal, Write},
-    clock::ManualClock,
+    clock::{ManualClock, SystemClock},
     commit_log::{
         disk::{self, SyncMode, files::Files},
         memory::Memory,
     },
     event::NewEvent,
+    filter::{Clause, Filter, plan::Direction},
     history::History,
     log::{
         LogWriter,
@@ -24,6 +25,7 @@ use annals::core::{
     store::Store,
     upkeep::{DataFiles, Upkeep},
 };
+use annals::service::scan::{Progress, Scan};
 use proptest::{prelude::*, sample::Index};
 use uuid::Uuid;
 
@@ -142,6 +144,37 @@ fn visible(history: &Arc<History>) -> Vec<Option<Vec<u8>>> {
         .collect()
 }
 
+/// How many blocks and pauses it takes to read what `filter` picks, and how many events.
+fn read(history: &Arc<History>, filter: &Filter, direction: Direction) -> (usize, u64) {
+    let mut scan = Scan::all(history, &SystemClock, filter, direction, Position::ZERO, 0);
+    let (mut steps, mut events) = (0, 0);
+    loop {
+        match scan.step(u64::MAX) {
+            Progress::Block(block) => events += block.events,
+            Progress::Nothing => {}
+            Progress::End => return (steps, events),
+            Progress::Dropped(first) => panic!("nothing before {first} was dropped"),
+        }
+        steps += 1;
+    }
+}
+
+/// What reads in four ways say of `visible`.
+fn check_reads(history: &Arc<History>, visible: &[Option<Vec<u8>>]) {
+    let made = Clause { types: vec![name("Made")], ..Clause::default() };
+    for (filter, event_type) in
+        [(Filter::default(), None), (Filter { clauses: vec![made] }, Some("Made"))]
+    {
+        let is_picked = |record: &&Vec<u8>| {
+            event_type.is_none_or(|name| format::EventView::of(record).body.event_type == name)
+        };
+        let picked = visible.iter().flatten().filter(is_picked).count() as u64;
+        for direction in [Direction::Forwards, Direction::Backwards] {
+            assert_eq!(read(history, &filter, direction).1, picked, "{event_type:?} {direction:?}");
+        }
+    }
+}
+
 /// The hash chain, worked out from the bytes; every checksum and every header's chain fits.
 fn chain(history: &History) -> Chain {
     let (mut chain, mut next, mut records) = (Chain::GENESIS, Position::new(1), Vec::new());
@@ -240,7 +273,9 @@ fn run(steps: Vec<Step>, codec: Option<Codec>, disk: Option<&FaultyDisk>, choice
                 keeper = upkeep(&store);
             }
         }
-        assert_eq!(visible(store.history()), visible(twin.history()));
+        let seen = visible(store.history());
+        assert_eq!(seen, visible(twin.history()));
+        check_reads(store.history(), &seen);
     }
     assert_eq!(chain(store.history()), chain(twin.history()));
     for stream in STREAMS {
@@ -270,5 +305,32 @@ proptest! {
         choices in proptest::collection::vec(any::<Index>(), 50),
     ) {
         run(steps, codec, Some(&FaultyDisk::default()), choices);
+    }
+}
+
+/// Seen to take 6 steps where each removed event is passed by itself.
+#[test]
+fn a_read_passes_what_was_removed_at_once() {
+    const REMOVED: u128 = 20_000;
+    let store = memory();
+    submit(&store, append(2, 1, 1, 0)).unwrap();
+    for batch in 0..REMOVED / 100 {
+        submit(&store, append(0, 2 + 100 * batch, 100, 0)).unwrap();
+    }
+    let change = Change::Delete;
+    let scope = Scope::Stream(name(STREAMS[0]));
+    let setting = Setting { scope, change, expected: None };
+    submit(&store, setting.proposal(Uuid::from_u128(0))).unwrap();
+    store.history().log.seal_at_next_commit();
+    submit(&store, append(2, 2 + REMOVED, 1, 0)).unwrap();
+    let keeper = Upkeep::new(Arc::clone(store.history()), None, Position::ZERO);
+    assert_eq!(keeper.compact().unwrap().events, REMOVED as u64);
+    let made = Clause { types: vec![name("Made")], ..Clause::default() };
+    for (filter, events) in [(Filter::default(), 3), (Filter { clauses: vec![made] }, 2)] {
+        for direction in [Direction::Forwards, Direction::Backwards] {
+            let (steps, found) = read(store.history(), &filter, direction);
+            assert_eq!(found, events);
+            assert!(steps <= 2, "{steps} steps, {direction:?}");
+        }
     }
 }

@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     /// The writer's hold on the list that it was at is not used where that has become another. Seen to fail where
-    /// `pack` keeps it.
+    /// `pack` keeps it, and where `forget` does.
     #[test]
     fn a_run_goes_on_after_its_list_was_packed_or_forgotten() {
         let mut writer = SoleWriter::new();
@@ -296,5 +296,11 @@ mod tests {
         assert!(all(&map).is_empty());
         map.push(b"a", Position::new(5), &mut writer);
         assert_eq!(all(&map), [5]);
+        // Two blocks and more, of which the first is forgotten.
+        map.push_run(b"a", Position::new(6), Position::new(2000), &mut writer);
+        map.forget("a", Position::new(1500), &mut writer);
+        map.push(b"a", Position::new(2001), &mut writer);
+        let kept = all(&map);
+        assert!(kept[0] > 5 && kept.ends_with(&[2000, 2001]), "{kept:?}");
     }
 }

@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use super::{format, segment::Segment};
+use super::{format, kept::Kept, segment::Segment};
 use crate::core::position::Position;
 
 /// A segment without what is gone.
@@ -21,6 +21,8 @@ pub struct Compacted {
     pub offsets: Box<[u32]>,
     /// How many events were removed from it, now.
     pub removed: u64,
+    /// Which are left.
+    pub kept: Kept,
 }
 
 /// What is gone of a segment and still there.
@@ -32,6 +34,11 @@ pub struct Survey {
 
 fn positions(segment: &Segment, last: Position) -> impl Iterator<Item = Position> {
     (segment.first().get()..=last.get()).map(Position::new)
+}
+
+/// Which events of `segment`, whose last event is at `last`, are still there.
+pub fn kept(segment: &Segment, last: Position) -> Kept {
+    Kept::new(positions(segment, last).map(|at| segment.record(at)[0] == format::EVENT_TAG))
 }
 
 /// How much of `segment`, whose last event is at `last`, is gone and not yet removed, by what `is_gone`
@@ -60,18 +67,21 @@ pub fn compact(
     let mut out = Vec::with_capacity(old.len());
     out.extend_from_slice(&old[..at]);
     let mut offsets = Vec::new();
-    let mut removed = 0;
+    let (mut removed, mut kept) = (0, Vec::new());
     // Of the commit at hand: where it begins in `out`, and its events.
     let (mut begin, mut count) = (out.len(), 0);
     for position in positions(segment, last) {
         let record = segment.record(position);
         offsets.push(u32::try_from(out.len()).expect("a segment's size fits 32 bits"));
-        if record[0] == format::EVENT_TAG && is_gone(&record) {
+        let is_event = record[0] == format::EVENT_TAG;
+        let is_gone = is_event && is_gone(&record);
+        if is_gone {
             format::put_removed(&mut out, &record);
             removed += 1;
         } else {
             out.extend_from_slice(&record);
         }
+        kept.push(is_event && !is_gone);
         at += record.len();
         count += 1;
         if old.get(at) == Some(&format::SEAL_TAG) {
@@ -83,7 +93,8 @@ pub fn compact(
         }
     }
     out.shrink_to_fit();
-    Compacted { bytes: Bytes::from(out), offsets: offsets.into_boxed_slice(), removed }
+    let kept = Kept::new(kept.into_iter());
+    Compacted { bytes: Bytes::from(out), offsets: offsets.into_boxed_slice(), removed, kept }
 }
 
 #[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]

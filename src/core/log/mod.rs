@@ -15,6 +15,7 @@ mod buffer;
 pub mod chain;
 pub mod compaction;
 pub mod format;
+pub mod kept;
 pub mod packing;
 pub mod protobuf;
 pub mod segment;
@@ -374,6 +375,31 @@ impl Reader {
             }
         }
         low
+    }
+
+    /// The first position from `position` on whose event was not removed, as far as the segments know; behind the head if all were.
+    pub fn kept_from(&self, mut position: Position) -> Position {
+        while self.visible(position) {
+            let (index, segment) = self.segment(position);
+            if let Some(kept) = segment.kept_from(position) {
+                return kept.min(self.head.next());
+            }
+            let Some(next) = self.table.get(index + 1) else { break };
+            position = next.first();
+        }
+        self.head.next()
+    }
+
+    /// The last one up to `position`; 0 if all were.
+    pub fn kept_up_to(&self, mut position: Position) -> Position {
+        while self.visible(position) {
+            let (_, segment) = self.segment(position);
+            if let Some(kept) = segment.kept_up_to(position) {
+                return kept;
+            }
+            position = segment.first().previous();
+        }
+        Position::ZERO
     }
 
     /// The segments of this view, in the order of the log, each with how many of its plain bytes are

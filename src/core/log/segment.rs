@@ -23,6 +23,7 @@ use super::{
     buffer::Buffer,
     chain::Hash,
     format::{self, EventView, FormatError},
+    kept::Kept,
     packing::Packed,
 };
 use crate::core::{
@@ -47,6 +48,8 @@ const OFFSETS_IN_CHUNK: usize = 4096;
 pub struct Segment {
     first: Position,
     content: Content,
+    /// Of a rewritten one, once the upkeep has looked at it.
+    kept: OnceLock<Kept>,
 }
 
 /// Where the bytes of a sealed segment are.
@@ -122,12 +125,16 @@ impl Segment {
     /// A sealed segment of `bytes`, header and all, in which the records of the events from `first` on
     /// begin at `offsets`.
     pub fn fixed(first: Position, bytes: Bytes, offsets: Box<[u32]>, home: Home) -> Self {
-        Self { first, content: Content::Fixed { bytes, offsets, home } }
+        Self::of(first, Content::Fixed { bytes, offsets, home })
     }
 
     /// The same, compressed; the offsets are those of the plain bytes.
     pub fn packed(first: Position, packed: Packed, offsets: Box<[u32]>, home: Home) -> Self {
-        Self { first, content: Content::Packed { packed, offsets, home } }
+        Self::of(first, Content::Packed { packed, offsets, home })
+    }
+
+    fn of(first: Position, content: Content) -> Self {
+        Self { first, content, kept: OnceLock::new() }
     }
 
     /// The position of its first event.
@@ -200,6 +207,29 @@ impl Segment {
         }
     }
 
+    /// Notes which of its events were not removed. For the upkeep, which reads them all anyway.
+    pub fn note_kept(&self, kept: Kept) {
+        // What is noted already is the same.
+        self.kept.set(kept).ok();
+    }
+
+    /// Whether that is noted, or none can be removed: they only are where it was rewritten.
+    pub fn knows_kept(&self) -> bool {
+        matches!(self.content, Content::Written { .. }) || self.kept.get().is_some()
+    }
+
+    /// The first event from `position` on, in it, that was not removed. Where that is not noted: `position`.
+    pub fn kept_from(&self, position: Position) -> Option<Position> {
+        let Some(kept) = self.kept.get() else { return Some(position) };
+        kept.from(self.index(position)).map(|index| self.first.plus(index as u64))
+    }
+
+    /// The last one up to `position`.
+    pub fn kept_up_to(&self, position: Position) -> Option<Position> {
+        let Some(kept) = self.kept.get() else { return Some(position) };
+        kept.up_to(self.index(position)).map(|index| self.first.plus(index as u64))
+    }
+
     /// Where the record at `position` begins. The same condition as [`Segment::record`].
     pub fn offset(&self, position: Position) -> usize {
         let index = self.index(position);
@@ -248,7 +278,8 @@ impl Segment {
 
     /// Memory set aside for bytes, and for offsets. What a file's pages have is not ours.
     pub fn allocated(&self) -> (usize, usize) {
-        match &self.content {
+        let kept = self.kept.get().map_or(0, Kept::allocated);
+        let (bytes, offsets) = match &self.content {
             Content::Written { buffer, offsets, .. } => {
                 let chunks = offsets.iter().filter(|chunk| chunk.get().is_some()).count();
                 (buffer.size(), chunks * OFFSETS_IN_CHUNK * size_of::<AtomicU32>())
@@ -261,7 +292,8 @@ impl Segment {
                 let bytes = if *home == Home::Memory { packed.bytes().len() } else { 0 };
                 (bytes, size_of_val(&**offsets) + packed.allocated())
             }
-        }
+        };
+        (bytes, offsets + kept)
     }
 
     /// Where its bytes are.
@@ -303,7 +335,7 @@ impl SegmentWriter {
             readable: AtomicU32::new(0),
             offsets: (0..events_max.div_ceil(OFFSETS_IN_CHUNK)).map(|_| OnceLock::new()).collect(),
         };
-        let segment = Arc::new(Segment { first, content });
+        let segment = Arc::new(Segment::of(first, content));
         let mut writer = Self { segment, size: 0, expected: 0, events: 0 };
         writer.append(&format::header(first, chain), &[]);
         writer
