@@ -122,7 +122,7 @@ mod tests {
         send(&outlet, &FRAME).await;
         send(&outlet, &[8; 10]).await;
         other.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
-        let mut all = [0; FRAME.len() + 10];
+        let mut all = vec![0; FRAME.len() + 10];
         other.read_exact(&mut all).unwrap();
         assert_eq!(all[FRAME.len()..], [8; 10]);
     }

@@ -311,20 +311,20 @@ proptest! {
 /// Seen to take 6 steps where each removed event is passed by itself.
 #[test]
 fn a_read_passes_what_was_removed_at_once() {
-    const REMOVED: u128 = 20_000;
+    const REMOVED: u64 = 20_000;
     let store = memory();
     submit(&store, append(2, 1, 1, 0)).unwrap();
     for batch in 0..REMOVED / 100 {
-        submit(&store, append(0, 2 + 100 * batch, 100, 0)).unwrap();
+        submit(&store, append(0, (2 + 100 * batch).into(), 100, 0)).unwrap();
     }
     let change = Change::Delete;
     let scope = Scope::Stream(name(STREAMS[0]));
     let setting = Setting { scope, change, expected: None };
     submit(&store, setting.proposal(Uuid::from_u128(0))).unwrap();
     store.history().log.seal_at_next_commit();
-    submit(&store, append(2, 2 + REMOVED, 1, 0)).unwrap();
+    submit(&store, append(2, (2 + REMOVED).into(), 1, 0)).unwrap();
     let keeper = Upkeep::new(Arc::clone(store.history()), None, Position::ZERO);
-    assert_eq!(keeper.compact().unwrap().events, REMOVED as u64);
+    assert_eq!(keeper.compact().unwrap().events, REMOVED);
     let made = Clause { types: vec![name("Made")], ..Clause::default() };
     for (filter, events) in [(Filter::default(), 3), (Filter { clauses: vec![made] }, 2)] {
         for direction in [Direction::Forwards, Direction::Backwards] {
