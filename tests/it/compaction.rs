@@ -308,7 +308,7 @@ proptest! {
     }
 }
 
-/// Where each removed event is passed by itself a read pauses after 4096 of them.
+/// Seen to take 5 steps where each removed event is passed by itself.
 #[test]
 fn a_read_passes_what_was_removed_at_once() {
     const REMOVED: u64 = 20_000;
