@@ -265,13 +265,14 @@ impl Upkeep {
         let before = segment.size();
         let looked_at = segment;
         let segment = &segment.plain().map_err(|(_, error)| io::Error::other(error))?;
-        if !looked_at.knows_kept() {
-            looked_at.note_kept(kept(segment, last));
-        }
         let size = segment.size();
         let found = survey(segment, last, is_gone(visibility));
         let enough = gone == Gone::Any || found.bytes * GONE_SHARE >= size;
         if found.events == 0 || !enough {
+            // One that an earlier process has rewritten.
+            if !looked_at.knows_kept() {
+                looked_at.note_kept(kept(segment, last));
+            }
             return Ok(Removed::default());
         }
         let compacted = compact(segment, last, is_gone(visibility));
